@@ -1,0 +1,7 @@
+-- The extension's own schema. The script makes it, so that it belongs to the
+-- extension and nobody else's objects can be in it.
+\echo Use "CREATE EXTENSION guest_context" to load this file. \quit
+
+CREATE SCHEMA guest_context;
+COMMENT ON SCHEMA guest_context IS 'guest_context: change records and snapshots as one view of truth';
+GRANT USAGE ON SCHEMA guest_context TO PUBLIC;

@@ -1,0 +1,49 @@
+/*
+ * guest_context.c: loading of the library, and its settings.
+ *
+ * Called by the server when the library is loaded, by whichever session first
+ * calls one of our functions or at start by shared_preload_libraries.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "guest_context.h"
+
+PG_MODULE_MAGIC;
+
+int			gc_max_future_skew = 300;
+int			gc_window_memory = 65536;
+int			gc_keep_datasets = 2;
+
+void		_PG_init(void);
+
+/* Defines the settings and reserves their prefix. */
+void
+_PG_init(void)
+{
+	DefineCustomIntVariable("guest_context.max_future_skew",
+							"How far a version may lie ahead of the clock.",
+							"A record further ahead is refused: nothing could ever replace it.",
+							&gc_max_future_skew,
+							300, 0, INT_MAX, PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.window_memory",
+							"Memory for the map of the window, per statement, entity and process.",
+							"A larger window is read through a Bloom filter of this size and index probes.",
+							&gc_window_memory,
+							65536, 64, MAX_KILOBYTES, PGC_USERSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.keep_datasets",
+							"How many datasets that were active before are kept for rollback, per root.",
+							NULL,
+							&gc_keep_datasets,
+							2, 1, 100, PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	MarkGUCPrefixReserved("guest_context");
+}
