@@ -1,0 +1,94 @@
+/*
+ * catalog.h: the extension's own tables, as the rest of the code sees them.
+ */
+#ifndef GC_CATALOG_H
+#define GC_CATALOG_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/snapshot.h"
+
+/* One entity, copied out of guest_context._entity into the caller's context. */
+typedef struct GcEntity
+{
+	int32		entity_id;
+	Oid			view;			/* the view of truth */
+	Oid			versions;		/* root of the tree: every version of every tier */
+	Oid			speed;			/* its partition for change records */
+	Oid			batch;			/* its partition for datasets */
+	int32		root_id;
+	int32		parent_id;		/* 0 for a root */
+	List	   *parent_columns; /* String nodes; columns that hold the parent's key */
+	List	   *key_columns;	/* String nodes */
+	char	   *version_column;
+	List	   *shape_columns;	/* String nodes, in the shape's order */
+	char	   *mapping;		/* JSON text or NULL */
+	char	   *unmapped_column;	/* or NULL */
+	Interval   *expire_after;	/* or NULL */
+	Interval   *partition_interval;
+	Interval   *retention;
+	Interval   *overlap;		/* NULL for children */
+	Interval   *rebuild_every;	/* or NULL */
+	bool		security_invoker;
+	Oid			owner;			/* of the tree */
+	char	   *schema;			/* name of the schema of the tree */
+	char	   *name;			/* name of the view, without schema */
+} GcEntity;
+
+/* One row of guest_context._window. */
+typedef struct GcWindow
+{
+	int32		dataset_id;		/* 0 = none */
+	TimestampTz window_start;
+	TimestampTz floor;
+	TimestampTz leaves_until;
+	TimestampTz dropped_before;
+} GcWindow;
+
+/* What a read needs of guest_context._dataset_entity. */
+typedef struct GcDatasetLeaf
+{
+	Oid			leaf;			/* InvalidOid when there is none (any more) */
+	Oid			recent_index;
+	int64		recent_rows;
+	TimestampTz max_version;	/* DT_NOBEGIN when the leaf is empty */
+} GcDatasetLeaf;
+
+/* The OID of our table or index `name`; ERROR when the extension is gone. */
+extern Oid	gc_catalog_relid(const char *name);
+
+/*
+ * Runs SQL on our own tables with the rights of the extension's owner and a
+ * pinned search_path, inside the caller's SPI connection. Parameters as in
+ * SPI_execute_with_args; `expected` is the SPI_OK_… code that must come back.
+ * Afterwards SPI_tuptable and SPI_processed are the caller's to read.
+ */
+extern void gc_catalog_execute(const char *sql, int nargs, Oid *types,
+							   Datum *values, const char *nulls, int expected);
+
+/* The entity whose view (or tree root) this is; ERROR "… is not an entity" or NULL. */
+extern GcEntity *gc_entity_get(Oid relation, bool missing_ok);
+extern GcEntity *gc_entity_by_id(int32 entity_id);
+
+/* The root and everything under it, parents before children. */
+extern List *gc_entity_tree(int32 root_id);
+
+/* ERROR unless the current user owns the entity. */
+extern void gc_entity_check_owner(const GcEntity *entity);
+
+/* Reads the window's row under a given snapshot; ERROR when it is missing. */
+extern void gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window);
+
+/* Reads what a dataset holds of an entity; false when there is no such row. */
+extern bool gc_dataset_leaf_read(int32 dataset_id, int32 entity_id,
+								 Snapshot snapshot, GcDatasetLeaf *result);
+
+/* Writes one line to the audit table. */
+extern void gc_audit(const char *verb, const char *object, const char *reason,
+					 const char *detail_json);
+
+/* Pins search_path (and what else a role could set) until gc_leave. */
+extern int	gc_enter(void);
+extern void gc_leave(int guc_level);
+
+#endif							/* GC_CATALOG_H */

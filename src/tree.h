@@ -1,0 +1,51 @@
+/*
+ * tree.h: the tables of one entity: names, leaves, locks.
+ */
+#ifndef GC_TREE_H
+#define GC_TREE_H
+
+#include "catalog.h"
+#include "datatype/timestamp.h"
+#include "storage/lock.h"
+
+/* A leaf of the speed table. */
+typedef struct GcSpeedLeaf
+{
+	Oid			relid;
+	TimestampTz lower;			/* inclusive, by arrival */
+	TimestampTz upper;			/* exclusive */
+} GcSpeedLeaf;
+
+/* schema-qualified, quoted name of a relation; palloc'd */
+extern char *gc_quoted_name(Oid relid);
+
+/* "a, b, c", each quoted, with an optional prefix such as "v." */
+extern char *gc_column_list(List *columns, const char *prefix);
+
+/* Leaves of the speed table, oldest first (array palloc'd, count returned). */
+extern int	gc_speed_leaves(Oid speed, GcSpeedLeaf **leaves);
+
+/* Makes speed leaves until `until` is covered; returns how many were made. */
+extern int	gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until);
+
+/* How far ahead leaves are made: now + 4 partition intervals. */
+extern TimestampTz gc_speed_leaves_target(const GcEntity *entity);
+
+/*
+ * The lock that every writer of a context holds until its transaction ends
+ * (RowExclusiveLock); create_feed and others take it exclusively. Arrival times are
+ * taken after it, so that lock holder's transaction start bounds them below.
+ */
+extern void gc_writer_lock(Oid root_versions, LOCKMODE mode);
+
+/*
+ * ERROR (55006) naming the pid when a transaction that holds the writer lock
+ * began before `bound`: it may still commit rows with an older arrival.
+ */
+extern void gc_writers_check(Oid root_versions, TimestampTz bound, const char *verb);
+
+/* timestamptz + interval, timestamptz - interval */
+extern TimestampTz gc_timestamp_plus(TimestampTz t, const Interval *i);
+extern TimestampTz gc_timestamp_minus(TimestampTz t, const Interval *i);
+
+#endif							/* GC_TREE_H */
