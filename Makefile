@@ -1,5 +1,52 @@
 # guest_context: how it is built, tried and measured. `make help` lists the targets.
 
+# Targets that the scripts carry out. They are handled before anything asks for
+# pg_config, because they can also be what installs the server's headers.
+SCRIPTED = check quick regress isolation tap lint build-clang decode-check \
+           property check-valgrind check-matrix demo help
+
+ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
+
+.PHONY: $(MAKECMDGOALS)
+.NOTPARALLEL:
+check quick regress isolation tap lint build-clang decode-check property check-valgrind:
+	@test/run $@
+check-matrix:
+	@test/matrix $(VERSIONS)
+demo:
+	@examples/demo.sh
+help:
+	@sed -n 's/^#: //p' $(firstword $(MAKEFILE_LIST))
+# whatever else stands beside them on the command line
+OTHERS = $(filter-out $(SCRIPTED),$(MAKECMDGOALS))
+ifneq ($(OTHERS),)
+$(OTHERS):
+	@+$(MAKE) --no-print-directory $@
+endif
+export TESTS PROVE_TESTS VERSIONS PG_CONFIG KEEP
+
+#: make                build the extension (PGXS; PG_CONFIG=... picks the server)
+#: make install        install it into that server's directories
+#: make tree           private copy of the server's installation, extension included: build/pg
+#: make quick          build with assertions, regression tests: under two minutes
+#: make check          everything: both compilers, lint, regress, isolation, TAP, decoder, property
+#: make regress        regression tests;                  TESTS="a b" picks some of test/sql
+#: make isolation      isolation tests;                   TESTS="a b" picks some of test/specs
+#: make tap            TAP tests;                         PROVE_TESTS="test/t/001_x.pl" picks some
+#: make property       random histories against the oracle in plain SQL
+#: make decode-check   the payload decoder's corpus, in the front-end build
+#: make lint           what the project's rules forbid, each with the accident behind it
+#: make build-clang    compile everything with clang, warnings as errors
+#: make installcheck   regress and isolation tests against a running server that has the extension
+#: make check-matrix   the suites on other PostgreSQL versions in chroots; VERSIONS="17 18" (root)
+#: make check-valgrind the regression tests with the server under valgrind (slow)
+#: make demo           a throw-away server and the worked example, in a minute
+#: make clean          remove what was built
+#:
+#: KEEP=1 keeps a test run's directory; results of failed tests are in build/results.
+
+else
+
 EXTENSION    = guest_context
 EXTVERSION   = 0.1.0
 MODULE_big   = guest_context
@@ -7,36 +54,60 @@ OBJS         = $(patsubst %.c,%.o,$(wildcard src/*.c src/common/*.c))
 DATA_built   = guest_context--$(EXTVERSION).sql
 SQL_MODULES  = $(sort $(wildcard sql/[0-9]*.sql))
 
+# For installcheck. The tests are what lies in test/: there is no list to keep.
+# `setup` creates the extension, so it goes first.
+REGRESS        = setup $(filter-out setup,$(sort $(basename $(notdir $(wildcard test/sql/*.sql)))))
+REGRESS_OPTS   = --inputdir=test --encoding=UTF8
+ISOLATION      = $(sort $(basename $(notdir $(wildcard test/specs/*.spec))))
+ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=guest_context \
+                 $(if $(filter 15,$(MAJORVERSION)),,--expecteddir=test)
+
 PG_CPPFLAGS  = -I$(srcdir)/src
 PG_CFLAGS    = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
-               -Wno-missing-field-initializers -Werror
-# ASSERT=1 is the tested build: the server's Assert() is compiled into our code.
+               -Wno-missing-field-initializers
+# WERROR=1 makes warnings errors, ASSERT=1 compiles the server's Assert() into
+# our code: together they are the tested build.
+ifdef WERROR
+PG_CFLAGS   += -Werror
+endif
 ifdef ASSERT
 PG_CPPFLAGS += -DUSE_ASSERT_CHECKING
 endif
 EXTRA_CLEAN  = build
 
 PG_CONFIG   ?= pg_config
-PGXS        := $(shell $(PG_CONFIG) --pgxs)
+PGXS        := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(PGXS),)
+$(error $(PG_CONFIG) not found: install the server's development files, "tools/install-deps" says which, or give PG_CONFIG=/path/to/pg_config)
+endif
 include $(PGXS)
 
 guest_context--$(EXTVERSION).sql: $(SQL_MODULES) Makefile
 	cat $(SQL_MODULES) > $@
 
+# Objects follow every header, and the flags they were built with.
 HEADERS_ALL = $(wildcard src/*.h src/common/*.h)
-$(OBJS): $(HEADERS_ALL)
+BUILT_WITH  = $(CC) $(CFLAGS) $(CPPFLAGS)
+$(OBJS): $(HEADERS_ALL) build/flags
+build/flags: FORCE
+	@mkdir -p build; echo '$(BUILT_WITH)' | cmp -s - $@ || echo '$(BUILT_WITH)' > $@
+.PHONY: FORCE
+FORCE:
 
 # A private copy of the server's installation with the extension in it: tests
 # and demos never write to the system and need no rights there. PostgreSQL
 # finds its files relative to its own programs, so a copy just works.
 TREE     = build/pg
 PGBIN    = $(TREE)$(shell $(PG_CONFIG) --bindir)
+PGCOPY   = $(PGBIN)/.copied
 
 .PHONY: tree
 tree: all
-	mkdir -p $(TREE)$(shell $(PG_CONFIG) --bindir) $(TREE)$(shell $(PG_CONFIG) --pkglibdir) $(TREE)$(shell $(PG_CONFIG) --sharedir)
-	test -x $(PGBIN)/postgres || { \
-	  cp -a $(shell $(PG_CONFIG) --bindir)/. $(TREE)$(shell $(PG_CONFIG) --bindir)/ && \
-	  cp -a $(shell $(PG_CONFIG) --pkglibdir)/. $(TREE)$(shell $(PG_CONFIG) --pkglibdir)/ && \
-	  cp -a $(shell $(PG_CONFIG) --sharedir)/. $(TREE)$(shell $(PG_CONFIG) --sharedir)/; }
-	$(MAKE) install DESTDIR=$(CURDIR)/$(TREE) with_llvm=no >/dev/null
+	@sum=`cksum $$($(PG_CONFIG) --bindir)/postgres`; \
+	test "`cat $(PGCOPY) 2>/dev/null`" = "$$sum" || { \
+	  for d in $(shell $(PG_CONFIG) --bindir) $(shell $(PG_CONFIG) --pkglibdir) $(shell $(PG_CONFIG) --sharedir); do \
+	    rm -rf $(TREE)$$d && mkdir -p $(TREE)$$d && cp -a $$d/. $(TREE)$$d/ || exit 1; \
+	  done && echo "$$sum" > $(PGCOPY); }
+	$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(TREE) with_llvm=no >/dev/null
+
+endif
