@@ -109,6 +109,13 @@ ALTER SEQUENCE guest_context._entity_id_seq OWNED BY guest_context._entity.entit
 ALTER SEQUENCE guest_context._dataset_id_seq OWNED BY guest_context._dataset.dataset_id;
 ALTER SEQUENCE guest_context._audit_id_seq OWNED BY guest_context._audit.audit_id;
 
-SELECT pg_catalog.pg_extension_config_dump(c.oid, '')
-FROM pg_catalog.pg_class c
-WHERE c.relnamespace = 'guest_context'::pg_catalog.regnamespace AND c.relkind IN ('r', 'S');
+-- All of it travels in a dump. One call a statement: each changes the same row
+-- of pg_extension, which one command can do only once.
+SELECT pg_catalog.pg_extension_config_dump('guest_context._entity', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._window', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._dataset', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._dataset_entity', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._audit', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._entity_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._dataset_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._audit_id_seq', '');
