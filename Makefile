@@ -9,8 +9,13 @@ ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
 .NOTPARALLEL:
-check quick regress isolation tap lint build-clang decode-check property check-valgrind:
-	@test/run $@
+# several parts named together are one run, with one server and one closing line
+PARTS = $(filter-out check-matrix demo help,$(filter $(SCRIPTED),$(MAKECMDGOALS)))
+ifneq ($(PARTS),)
+$(firstword $(PARTS)):
+	@test/run $(PARTS)
+$(filter-out $(firstword $(PARTS)),$(PARTS)): $(firstword $(PARTS)) ; @:
+endif
 check-matrix:
 	@test/matrix $(VERSIONS)
 demo:
@@ -23,7 +28,6 @@ ifneq ($(OTHERS),)
 $(OTHERS):
 	@+$(MAKE) --no-print-directory $@
 endif
-export TESTS PROVE_TESTS VERSIONS PG_CONFIG KEEP
 
 #: make                build the extension (PGXS; PG_CONFIG=... picks the server)
 #: make install        install it into that server's directories
