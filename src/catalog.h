@@ -38,6 +38,7 @@ typedef struct GcEntity
 /* One row of guest_context._window. */
 typedef struct GcWindow
 {
+	int32		entity_id;
 	int32		dataset_id;		/* 0 = none */
 	TimestampTz window_start;
 	TimestampTz floor;

@@ -9,4 +9,20 @@
 #error "guest_context needs PostgreSQL 15 or later"
 #endif
 
+/* The i-th backend's status, counted from 1; NULL past the end. */
+#if PG_VERSION_NUM >= 160000
+#define gc_backend_status(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define gc_backend_status(i) pgstat_fetch_stat_local_beentry(i)
+#endif
+
+/* An index scan that reads the table, without instrumentation (18). */
+#if PG_VERSION_NUM >= 180000
+#define gc_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#else
+#define gc_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
+#endif
+
 #endif							/* GC_COMPAT_H */

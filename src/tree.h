@@ -22,6 +22,18 @@ extern char *gc_quoted_name(Oid relid);
 /* "a, b, c", each quoted, with an optional prefix such as "v." */
 extern char *gc_column_list(List *columns, const char *prefix);
 
+/* Runs one command as the owner of a tree, security-restricted. */
+extern void gc_run_ddl(const char *sql, Oid owner);
+
+/* ISO text in UTC that no setting of the session changes; palloc'd. */
+extern char *gc_timestamp_literal(TimestampTz t);
+
+/* The same for an interval. */
+extern char *gc_interval_literal(const Interval *interval);
+
+/* Makes and attaches one leaf of the speed table. */
+extern void gc_speed_leaf_create(const GcEntity *entity, TimestampTz lower, TimestampTz upper);
+
 /* Leaves of the speed table, oldest first (array palloc'd, count returned). */
 extern int	gc_speed_leaves(Oid speed, GcSpeedLeaf **leaves);
 
@@ -43,6 +55,12 @@ extern void gc_writer_lock(Oid root_versions, LOCKMODE mode);
  * began before `bound`: it may still commit rows with an older arrival.
  */
 extern void gc_writers_check(Oid root_versions, TimestampTz bound, const char *verb);
+
+/*
+ * The same as a question: the pid of such a transaction (-1: a prepared one,
+ * 0: there is none); *start is when it began, 0 when that is not known.
+ */
+extern int	gc_writers_find_older(Oid root_versions, TimestampTz bound, TimestampTz *start);
 
 /* timestamptz + interval, timestamptz - interval */
 extern TimestampTz gc_timestamp_plus(TimestampTz t, const Interval *i);

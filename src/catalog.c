@@ -1,0 +1,455 @@
+/*
+ * catalog.c: reading and writing the extension's own tables.
+ *
+ * Verbs read and write through SPI with the rights of the extension's owner
+ * (nobody else may write these tables). A statement's read of its window is on
+ * the path of every query, so it goes straight through the index, under a
+ * snapshot that the caller chooses. Columns are always found by name: a later
+ * version of the script may have added some.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+
+/* Where the rows of guest_context._window are; looked up once a session. */
+static struct
+{
+	Oid			table;			/* InvalidOid when not known */
+	Oid			index;
+	AttrNumber	versions;
+	AttrNumber	entity_id;
+	AttrNumber	dataset_id;
+	AttrNumber	window_start;
+	AttrNumber	floor;
+	AttrNumber	leaves_until;
+	AttrNumber	dropped_before;
+}			window_table;
+
+/* Our schema; ERROR when it is not the extension's own. */
+static Oid
+our_schema(void)
+{
+	Oid			extension = get_extension_oid("guest_context", true);
+	Oid			schema = get_namespace_oid("guest_context", true);
+
+	if (!OidIsValid(extension) || !OidIsValid(schema) ||
+		getExtensionOfObject(NamespaceRelationId, schema) != extension)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"guest_context\" is not installed in this database"),
+				 errhint("CREATE EXTENSION guest_context;")));
+	return schema;
+}
+
+Oid
+gc_catalog_relid(const char *name)
+{
+	Oid			relid = get_relname_relid(name, our_schema());
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"guest_context.%s\" does not exist", name),
+				 errhint("ALTER EXTENSION guest_context UPDATE;")));
+	return relid;
+}
+
+/* The role that owns the extension. */
+static Oid
+extension_owner(void)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			owner = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("guest_context"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	if (!OidIsValid(owner))
+		our_schema();			/* raises the error */
+	return owner;
+}
+
+void
+gc_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
+				   const char *nulls, int expected)
+{
+	Oid			save_user;
+	int			save_context;
+	int			result;
+
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(extension_owner(),
+						   save_context | SECURITY_LOCAL_USERID_CHANGE);
+	result = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
+	SetUserIdAndSecContext(save_user, save_context);
+	if (result != expected)
+		elog(ERROR, "unexpected result %d of internal query: %s", result, sql); /* cannot happen */
+}
+
+/* A text[] column as a list of String nodes in the current context. */
+static List *
+text_array_list(Datum array)
+{
+	Datum	   *elements;
+	int			count;
+	List	   *list = NIL;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, &count);
+	for (int i = 0; i < count; i++)
+		list = lappend(list, makeString(TextDatumGetCString(elements[i])));
+	return list;
+}
+
+/* One column of an SPI result by name; *isnull when it is NULL. */
+static Datum
+column(HeapTuple tuple, const char *name, bool *isnull)
+{
+	int			attno = SPI_fnumber(SPI_tuptable->tupdesc, name);
+
+	if (attno <= 0)
+		elog(ERROR, "column \"%s\" is missing from guest_context._entity", name);	/* cannot happen */
+	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, attno, isnull);
+}
+
+static Interval *
+interval_column(HeapTuple tuple, const char *name)
+{
+	bool		isnull;
+	Datum		value = column(tuple, name, &isnull);
+	Interval   *copy;
+
+	if (isnull)
+		return NULL;
+	copy = palloc(sizeof(Interval));
+	memcpy(copy, DatumGetIntervalP(value), sizeof(Interval));
+	return copy;
+}
+
+static char *
+text_column(HeapTuple tuple, const char *name)
+{
+	bool		isnull;
+	Datum		value = column(tuple, name, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* Builds the struct from a row of the current SPI result, in the current context. */
+static GcEntity *
+entity_from_tuple(HeapTuple tuple)
+{
+	GcEntity   *entity = palloc0(sizeof(GcEntity));
+	bool		isnull;
+	Datum		value;
+
+	entity->entity_id = DatumGetInt32(column(tuple, "entity_id", &isnull));
+	entity->view = DatumGetObjectId(column(tuple, "view", &isnull));
+	entity->versions = DatumGetObjectId(column(tuple, "versions", &isnull));
+	entity->speed = DatumGetObjectId(column(tuple, "speed", &isnull));
+	entity->batch = DatumGetObjectId(column(tuple, "batch", &isnull));
+	entity->root_id = DatumGetInt32(column(tuple, "root_id", &isnull));
+	value = column(tuple, "parent_id", &isnull);
+	entity->parent_id = isnull ? 0 : DatumGetInt32(value);
+	value = column(tuple, "parent_columns", &isnull);
+	entity->parent_columns = isnull ? NIL : text_array_list(value);
+	entity->key_columns = text_array_list(column(tuple, "key_columns", &isnull));
+	entity->version_column = text_column(tuple, "version_column");
+	entity->shape_columns = text_array_list(column(tuple, "shape_columns", &isnull));
+	entity->mapping = text_column(tuple, "mapping");
+	entity->unmapped_column = text_column(tuple, "unmapped_column");
+	entity->expire_after = interval_column(tuple, "expire_after");
+	entity->partition_interval = interval_column(tuple, "partition_interval");
+	entity->retention = interval_column(tuple, "retention");
+	entity->overlap = interval_column(tuple, "overlap");
+	entity->rebuild_every = interval_column(tuple, "rebuild_every");
+	entity->security_invoker = DatumGetBool(column(tuple, "security_invoker", &isnull));
+	value = column(tuple, "owner", &isnull);
+	entity->owner = isnull ? InvalidOid : DatumGetObjectId(value);
+	entity->schema = text_column(tuple, "schema");
+	entity->name = text_column(tuple, "name");
+	return entity;
+}
+
+/* Entities that satisfy `condition` on _entity e with $1 = argument. */
+static List *
+fetch_entities(const char *condition, Oid type, Datum argument)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *list = NIL;
+	char	   *sql = psprintf("SELECT e.entity_id, e.view, e.versions, e.speed, e.batch, e.root_id,"
+							   " e.parent_id, e.parent_columns, e.key_columns, e.version_column,"
+							   " e.shape_columns, e.mapping::pg_catalog.text AS mapping, e.unmapped_column,"
+							   " e.expire_after, e.partition_interval, e.retention, e.overlap,"
+							   " e.rebuild_every, e.security_invoker, c.relowner AS owner,"
+							   " n.nspname::pg_catalog.text AS schema, w.relname::pg_catalog.text AS name"
+							   " FROM guest_context._entity e"
+							   " LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) e.versions"
+							   " LEFT JOIN pg_catalog.pg_class w ON w.oid OPERATOR(pg_catalog.=) e.view"
+							   " LEFT JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
+							   " WHERE %s ORDER BY e.entity_id", condition);
+
+	our_schema();
+	SPI_connect();
+	gc_catalog_execute(sql, 1, &type, &argument, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(caller);
+
+		list = lappend(list, entity_from_tuple(SPI_tuptable->vals[i]));
+		MemoryContextSwitchTo(spi);
+	}
+	SPI_finish();
+	return list;
+}
+
+/*
+ * The entity whose view or tree root `relation` is. Verbs take either, since
+ * both name it without doubt.
+ */
+GcEntity *
+gc_entity_get(Oid relation, bool missing_ok)
+{
+	List	   *found = fetch_entities("$1 OPERATOR(pg_catalog.=) e.view OR $1 OPERATOR(pg_catalog.=) e.versions",
+									   OIDOID, ObjectIdGetDatum(relation));
+
+	if (found == NIL)
+	{
+		char	   *name = get_rel_name(relation);
+
+		if (missing_ok)
+			return NULL;
+		if (name == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation with OID %u does not exist", relation)));
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation \"%s\" is not an entity", name),
+				 errhint("SELECT * FROM guest_context.entity; lists the entities.")));
+	}
+	return linitial(found);
+}
+
+GcEntity *
+gc_entity_by_id(int32 entity_id)
+{
+	List	   *found = fetch_entities("e.entity_id OPERATOR(pg_catalog.=) $1",
+									   INT4OID, Int32GetDatum(entity_id));
+
+	if (found == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("entity %d does not exist", entity_id)));
+	return linitial(found);
+}
+
+/* A child always has a higher number than its parent, so the order is by number. */
+List *
+gc_entity_tree(int32 root_id)
+{
+	return fetch_entities("e.root_id OPERATOR(pg_catalog.=) $1",
+						  INT4OID, Int32GetDatum(root_id));
+}
+
+void
+gc_entity_check_owner(const GcEntity *entity)
+{
+	if (!has_privs_of_role(GetUserId(), entity->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of entity \"%s.%s\"", entity->schema, entity->name)));
+}
+
+/* Relcache callback: forget where _window is when it changes or goes. */
+static void
+forget_window_table(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == window_table.table)
+		window_table.table = InvalidOid;
+}
+
+static AttrNumber
+attribute(Oid relid, const char *name)
+{
+	AttrNumber	attno = get_attnum(relid, name);
+
+	if (attno == InvalidAttrNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column \"%s\" of relation \"guest_context.%s\" does not exist",
+						name, get_rel_name(relid)),
+				 errhint("ALTER EXTENSION guest_context UPDATE;")));
+	return attno;
+}
+
+static void
+find_window_table(void)
+{
+	static bool registered = false;
+	Oid			table;
+
+	if (OidIsValid(window_table.table))
+		return;
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(forget_window_table, (Datum) 0);
+		registered = true;
+	}
+	table = gc_catalog_relid("_window");
+	window_table.index = gc_catalog_relid("_window_pkey");
+	window_table.versions = attribute(table, "versions");
+	window_table.entity_id = attribute(table, "entity_id");
+	window_table.dataset_id = attribute(table, "dataset_id");
+	window_table.window_start = attribute(table, "window_start");
+	window_table.floor = attribute(table, "floor");
+	window_table.leaves_until = attribute(table, "leaves_until");
+	window_table.dropped_before = attribute(table, "dropped_before");
+	window_table.table = table;
+}
+
+void
+gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	bool		isnull;
+
+	find_window_table();
+	rel = table_open(window_table.table, AccessShareLock);
+	desc = RelationGetDescr(rel);
+	ScanKeyInit(&key, window_table.versions, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(versions));
+	scan = systable_beginscan(rel, window_table.index, true, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(tuple))
+	{
+		char	   *name = get_rel_name(versions);
+
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("entity of \"%s\" is not in the catalogue of guest_context",
+						name ? name : "(dropped)"),
+				 errdetail("Its row in guest_context._window is missing, or not visible to this statement.")));
+	}
+	window->entity_id = DatumGetInt32(heap_getattr(tuple, window_table.entity_id, desc, &isnull));
+	window->dataset_id = DatumGetInt32(heap_getattr(tuple, window_table.dataset_id, desc, &isnull));
+	window->window_start = DatumGetTimestampTz(heap_getattr(tuple, window_table.window_start, desc, &isnull));
+	window->floor = DatumGetTimestampTz(heap_getattr(tuple, window_table.floor, desc, &isnull));
+	window->leaves_until = DatumGetTimestampTz(heap_getattr(tuple, window_table.leaves_until, desc, &isnull));
+	window->dropped_before = DatumGetTimestampTz(heap_getattr(tuple, window_table.dropped_before, desc, &isnull));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
+/* Not on the path of every read: names are looked up each time. */
+bool
+gc_dataset_leaf_read(int32 dataset_id, int32 entity_id, Snapshot snapshot,
+					 GcDatasetLeaf *result)
+{
+	Oid			table = gc_catalog_relid("_dataset_entity");
+	Relation	rel = table_open(table, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found;
+
+	ScanKeyInit(&keys[0], attribute(table, "dataset_id"), BTEqualStrategyNumber,
+				F_INT4EQ, Int32GetDatum(dataset_id));
+	ScanKeyInit(&keys[1], attribute(table, "entity_id"), BTEqualStrategyNumber,
+				F_INT4EQ, Int32GetDatum(entity_id));
+	scan = systable_beginscan(rel, gc_catalog_relid("_dataset_entity_pkey"), true,
+							  snapshot, 2, keys);
+	tuple = systable_getnext(scan);
+	found = HeapTupleIsValid(tuple);
+	if (found)
+	{
+		bool		isnull;
+		Datum		value;
+
+		value = heap_getattr(tuple, attribute(table, "leaf"), desc, &isnull);
+		result->leaf = isnull ? InvalidOid : DatumGetObjectId(value);
+		value = heap_getattr(tuple, attribute(table, "recent_index"), desc, &isnull);
+		result->recent_index = isnull ? InvalidOid : DatumGetObjectId(value);
+		value = heap_getattr(tuple, attribute(table, "recent_rows"), desc, &isnull);
+		result->recent_rows = isnull ? 0 : DatumGetInt64(value);
+		value = heap_getattr(tuple, attribute(table, "max_version"), desc, &isnull);
+		result->max_version = isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+void
+gc_audit(const char *verb, const char *object, const char *reason, const char *detail_json)
+{
+	Oid			types[5] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+
+	values[0] = CStringGetTextDatum(GetUserNameFromId(GetUserId(), false));
+	values[1] = CStringGetTextDatum(verb);
+	values[2] = CStringGetTextDatum(object);
+	values[3] = reason ? CStringGetTextDatum(reason) : (Datum) 0;
+	values[4] = detail_json ? CStringGetTextDatum(detail_json) : (Datum) 0;
+	nulls[3] = reason ? ' ' : 'n';
+	nulls[4] = detail_json ? ' ' : 'n';
+	SPI_connect();
+	gc_catalog_execute("INSERT INTO guest_context._audit (role, verb, object, reason, detail)"
+					   " VALUES ($1, $2, $3, $4, $5::pg_catalog.jsonb)",
+					   5, types, values, nulls, SPI_OK_INSERT);
+	SPI_finish();
+}
+
+int
+gc_enter(void)
+{
+	int			level = NewGUCNestLevel();
+
+	set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+					  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+void
+gc_leave(int guc_level)
+{
+	AtEOXact_GUC(true, guc_level);
+}
