@@ -1,0 +1,3 @@
+#include "postgres.h"
+#include "apply.h"
+void gc_mapping_check(const GcEntity *entity) {}

@@ -1,0 +1,869 @@
+/*
+ * entity.c: create_entity, alter_entity, drop_entity, grant_reader.
+ *
+ * Each verb is one transaction's work: DDL as the tree's owner, rows of our own
+ * catalogue as the extension's owner, search_path pinned throughout. Names that
+ * the caller gives are resolved before the path is pinned.
+ *
+ * The columns of a tree stand in an order that is cheap to read: guest_context's
+ * own (fixed width, never NULL), the version, the key, then the rest. The view
+ * shows the shape's order.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "parser/parse_type.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+#include "utils/varlena.h"
+
+#include "apply.h"
+#include "catalog.h"
+#include "compat.h"
+#include "shape.h"
+#include "tree.h"
+#include "view.h"
+
+PG_FUNCTION_INFO_V1(gc_create_entity);
+PG_FUNCTION_INFO_V1(gc_alter_entity);
+PG_FUNCTION_INFO_V1(gc_drop_entity);
+PG_FUNCTION_INFO_V1(gc_grant_reader);
+PG_FUNCTION_INFO_V1(gc_refuse_write);
+
+/* Room for the longest suffix: _batch_d2147483647_staging */
+#define MAX_ENTITY_NAME (NAMEDATALEN - 1 - 26)
+
+#define DEFAULT_PARTITION_INTERVAL	"1 day"
+#define DEFAULT_RETENTION			"7 days"
+#define DEFAULT_OVERLAP				"12 hours"
+
+/* Arguments of create_entity, in the order of its declaration. */
+enum
+{
+	ARG_NAME, ARG_SHAPE, ARG_KEY, ARG_VERSION, ARG_PARENT, ARG_PARENT_REF,
+	ARG_MAPPING, ARG_UNMAPPED, ARG_EXPIRE_AFTER, ARG_PARTITION_INTERVAL,
+	ARG_RETENTION, ARG_OVERLAP, ARG_REBUILD_EVERY, ARG_SECURITY_INVOKER,
+	ARG_IF_NOT_EXISTS
+};
+
+static void
+reject_null(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" cannot be null", name)));
+}
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+static Interval *
+interval_argument(FunctionCallInfo fcinfo, int arg)
+{
+	return PG_ARGISNULL(arg) ? NULL : PG_GETARG_INTERVAL_P(arg);
+}
+
+/* text[] to String nodes; NIL for NULL. No NULL elements, no duplicates. */
+static List *
+list_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+	List	   *list = NIL;
+
+	if (PG_ARGISNULL(arg))
+		return NIL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		String	   *column;
+
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument \"%s\" cannot hold a null", name)));
+		column = makeString(TextDatumGetCString(elements[i]));
+		if (list_member(list, column))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" appears twice in argument \"%s\"", strVal(column), name)));
+		list = lappend(list, column);
+	}
+	return list;
+}
+
+static Datum
+list_datum(List *list)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(list), 1));
+
+	for (int i = 0; i < list_length(list); i++)
+		elements[i] = CStringGetTextDatum(strVal(list_nth(list, i)));
+	return PointerGetDatum(construct_array(elements, list_length(list), TEXTOID,
+										   -1, false, TYPALIGN_INT));
+}
+
+/* An interval of a fixed, positive length, at least `minimum`. */
+static void
+check_interval(const char *name, const Interval *interval, int64 minimum, bool months_too)
+{
+	if (interval == NULL)
+		return;
+	if (interval->month != 0 && !months_too)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s cannot be counted in months", name),
+				 errdetail("Months differ in length."),
+				 errhint("Say it in days, such as '30 days'.")));
+	if (interval->month < 0 || interval->day < 0 || interval->time < 0 ||
+		(interval->month == 0 &&
+		 interval->time + interval->day * USECS_PER_DAY < minimum))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too short", name),
+				 errdetail("It is %s, and at least %lld seconds are needed.",
+						   gc_interval_literal(interval),
+						   (long long) (minimum / USECS_PER_SEC))));
+}
+
+static void
+check_options(const GcEntity *entity)
+{
+	check_interval("partition_interval", entity->partition_interval, USECS_PER_MINUTE, false);
+	check_interval("retention", entity->retention, USECS_PER_MINUTE, true);
+	check_interval("overlap", entity->overlap, 0, true);
+	check_interval("expire_after", entity->expire_after, 1, true);
+	check_interval("rebuild_every", entity->rebuild_every, USECS_PER_MINUTE, true);
+}
+
+/* A type whose default hash and btree operator classes share the equality. */
+static void
+check_key_type(const GcShapeColumn *column)
+{
+	TypeCacheEntry *type = lookup_type_cache(column->type,
+											 TYPECACHE_BTREE_OPFAMILY |
+											 TYPECACHE_EQ_OPR | TYPECACHE_HASH_PROC);
+
+	if (!OidIsValid(type->btree_opf) || !OidIsValid(type->eq_opr) || !OidIsValid(type->hash_proc))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("column \"%s\" cannot be a key", column->name),
+				 errdetail("Type %s has no default btree and hash operator classes with the same equality.",
+						   format_type_be(column->type)),
+				 errhint("Use a type such as text, bigint or uuid.")));
+}
+
+static GcShapeColumn *
+require_column(const GcShape *shape, const char *name, const char *role)
+{
+	GcShapeColumn *column = gc_shape_column(shape, name);
+
+	if (column == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("the shape has no column \"%s\"", name),
+				 errdetail("It is named as %s.", role),
+				 errhint("Add it to the shape, or name another column.")));
+	return column;
+}
+
+/* Key, version and unmapped must be columns of the shape of the right types. */
+static void
+check_columns(const GcEntity *entity, const GcShape *shape)
+{
+	GcShapeColumn *version;
+	ListCell   *lc;
+
+	if (entity->key_columns == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an entity needs at least one key column"),
+				 errhint("Name it: key => '{ref}'.")));
+	if (list_length(entity->key_columns) > INDEX_MAX_KEYS - 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_TOO_MANY_COLUMNS),
+				 errmsg("a key cannot have more than %d columns", INDEX_MAX_KEYS - 1)));
+	foreach(lc, entity->key_columns)
+		check_key_type(require_column(shape, strVal(lfirst(lc)), "key"));
+
+	version = require_column(shape, entity->version_column, "version");
+	if (getBaseType(version->type) != TIMESTAMPTZOID)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("version column \"%s\" must be of type timestamp with time zone", version->name),
+				 errdetail("It is of type %s.", format_type_be(version->type))));
+	if (list_member(entity->key_columns, makeString(entity->version_column)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("column \"%s\" cannot be both key and version", version->name)));
+
+	if (entity->unmapped_column != NULL)
+	{
+		GcShapeColumn *unmapped = require_column(shape, entity->unmapped_column, "unmapped");
+
+		if (unmapped->type != JSONBOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("unmapped column \"%s\" must be of type jsonb", unmapped->name),
+					 errdetail("It is of type %s.", format_type_be(unmapped->type))));
+	}
+}
+
+/* parent_ref must hold the parent's key: as many columns, of the same types. */
+static void
+check_parent(const GcEntity *entity, const GcShape *shape, const GcEntity *parent)
+{
+	if (parent->owner != entity->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of entity \"%s.%s\"", parent->schema, parent->name),
+				 errdetail("A context has one owner.")));
+	if (list_length(entity->parent_columns) != list_length(parent->key_columns))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parent_ref must name %d column(s)", list_length(parent->key_columns)),
+				 errdetail("The key of \"%s.%s\" is (%s).", parent->schema, parent->name,
+						   gc_column_list(parent->key_columns, "")),
+				 errhint("parent_ref => '{…}' names the columns here that hold it.")));
+	for (int i = 0; i < list_length(parent->key_columns); i++)
+	{
+		const char *parent_name = strVal(list_nth(parent->key_columns, i));
+		GcShapeColumn *column = require_column(shape, strVal(list_nth(entity->parent_columns, i)),
+											   "parent_ref");
+		AttrNumber	attno = get_attnum(parent->versions, parent_name);
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(parent->versions, attno, &type, &typmod, &collation);
+		if (column->type != type || column->collation != collation)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" cannot hold key column \"%s\" of \"%s.%s\"",
+							column->name, parent_name, parent->schema, parent->name),
+					 errdetail("Type or collation differ: %s here, %s there.",
+							   format_type_be(column->type), format_type_be(type))));
+	}
+}
+
+/*
+ * Before 17 a background worker cannot log in as a role without LOGIN, and
+ * maintenance runs as the owner.
+ */
+static void
+check_owner(Oid owner)
+{
+#if PG_VERSION_NUM < 170000
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	bool		can_login = HeapTupleIsValid(tuple) &&
+		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+
+	if (HeapTupleIsValid(tuple))
+		ReleaseSysCache(tuple);
+	if (!can_login)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("role \"%s\" cannot own an entity", GetUserNameFromId(owner, false)),
+				 errdetail("Workers run as the owner, and before PostgreSQL 17 they cannot do so without the LOGIN attribute."),
+				 errhint("ALTER ROLE %s LOGIN PASSWORD NULL;",
+						 quote_identifier(GetUserNameFromId(owner, false)))));
+#endif
+	if (superuser_arg(owner))
+		ereport(WARNING,
+				(errmsg("the entity is owned by a superuser"),
+				 errdetail("Expressions of its shape run with a superuser's rights whenever records are written."),
+				 errhint("Create entities as an ordinary role.")));
+}
+
+/* Splits 'shop.orders' and settles where the entity goes. */
+static void
+resolve_name(GcEntity *entity, const char *name)
+{
+	List	   *parts = textToQualifiedNameList(cstring_to_text(name));
+	RangeVar   *range = makeRangeVarFromNameList(parts);
+
+	if (range->catalogname != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("\"%s\" names a database too", name),
+				 errhint("Write schema and name, such as 'shop.orders'.")));
+	entity->name = range->relname;
+	entity->schema = get_namespace_name(RangeVarGetCreationNamespace(range));
+	if (!gc_name_is_plain(entity->name) || !gc_name_is_plain(entity->schema))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("the name of an entity cannot hold control characters")));
+	if (strlen(entity->name) > MAX_ENTITY_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("entity name \"%s\" is too long", entity->name),
+				 errdetail("Its tables add up to %d bytes to it; %d are left.",
+						   NAMEDATALEN - 1 - MAX_ENTITY_NAME, MAX_ENTITY_NAME)));
+	if (isTempNamespace(get_namespace_oid(entity->schema, false)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("an entity cannot be temporary")));
+}
+
+/* The columns of the tree, in the order in which they are stored. */
+static List *
+tree_columns(const GcEntity *entity, const GcShape *shape)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	columns = lappend(columns, gc_shape_column(shape, entity->version_column));
+	foreach(lc, entity->key_columns)
+		columns = lappend(columns, gc_shape_column(shape, strVal(lfirst(lc))));
+	for (int i = 0; i < shape->ncolumns; i++)
+		columns = list_append_unique_ptr(columns, &shape->columns[i]);
+	return columns;
+}
+
+static void
+create_versions(const GcEntity *entity, const GcShape *shape, const char *versions)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE TABLE %s (gc_arrived_at timestamptz NOT NULL,"
+					 " gc_offset bigint NOT NULL, gc_dataset integer NOT NULL,"
+					 " gc_source integer NOT NULL, gc_partition integer NOT NULL,"
+					 " gc_deleted boolean NOT NULL", versions);
+	foreach(lc, tree_columns(entity, shape))
+	{
+		GcShapeColumn *column = lfirst(lc);
+		String	   *name = makeString(column->name);
+
+		appendStringInfo(&sql, ", %s", gc_shape_column_sql(column));
+		if (list_member(entity->key_columns, name) ||
+			strcmp(column->name, entity->version_column) == 0)
+			appendStringInfoString(&sql, " NOT NULL");
+		else if (gc_shape_not_null_sql(column) != NULL)
+			appendStringInfo(&sql, " %s", gc_shape_not_null_sql(column));
+	}
+	foreach(lc, shape->checks)
+	{
+		GcShapeCheck *check = lfirst(lc);
+
+		appendStringInfo(&sql, ", CONSTRAINT %s CHECK (gc_deleted OR (%s))",
+						 quote_identifier(check->name), check->sql);
+	}
+	appendStringInfoString(&sql, ") PARTITION BY RANGE (gc_dataset)");
+	gc_run_ddl(sql.data, entity->owner);
+}
+
+/* The tables, their indexes, and the sequence that numbers apply()'s records. */
+static void
+create_tree(GcEntity *entity, const GcShape *shape)
+{
+	char	   *versions = quote_qualified_identifier(entity->schema, psprintf("%s_versions", entity->name));
+	char	   *speed = quote_qualified_identifier(entity->schema, psprintf("%s_speed", entity->name));
+	char	   *batch = quote_qualified_identifier(entity->schema, psprintf("%s_batch", entity->name));
+	Oid			schema = get_namespace_oid(entity->schema, false);
+	Oid			owner = entity->owner;
+
+	create_versions(entity, shape, versions);
+	gc_run_ddl(psprintf("CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (0) TO (1)"
+						" PARTITION BY RANGE (gc_arrived_at)", speed, versions), owner);
+	gc_run_ddl(psprintf("CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (1) TO (MAXVALUE)"
+						" PARTITION BY LIST (gc_dataset)", batch, versions), owner);
+	gc_run_ddl(psprintf("CREATE INDEX ON %s (%s, %s)", versions,
+						gc_column_list(entity->key_columns, ""),
+						quote_identifier(entity->version_column)), owner);
+	if (entity->parent_columns != NIL && !equal(entity->parent_columns, entity->key_columns))
+		gc_run_ddl(psprintf("CREATE INDEX ON %s (%s)", versions,
+							gc_column_list(entity->parent_columns, "")), owner);
+	gc_run_ddl(psprintf("CREATE SEQUENCE %s OWNED BY %s.gc_offset",
+						quote_qualified_identifier(entity->schema,
+												   psprintf("%s_offset_seq", entity->name)),
+						versions), owner);
+
+	entity->versions = get_relname_relid(psprintf("%s_versions", entity->name), schema);
+	entity->speed = get_relname_relid(psprintf("%s_speed", entity->name), schema);
+	entity->batch = get_relname_relid(psprintf("%s_batch", entity->name), schema);
+
+	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS 'every version of every tier of %s; read the view instead'",
+						versions, entity->name), owner);
+	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS 'change records of %s by arrival time; kept by guest_context'",
+						speed, entity->name), owner);
+	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS 'datasets of %s; kept by guest_context'",
+						batch, entity->name), owner);
+}
+
+/* Rows of _entity and _window; sets entity_id and root_id. */
+static void
+insert_entity(GcEntity *entity)
+{
+	Oid			types[] = {OIDOID, OIDOID, OIDOID, OIDOID, INT4OID, TEXTARRAYOID, TEXTARRAYOID,
+		TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID, INTERVALOID, INTERVALOID,
+	INTERVALOID, INTERVALOID, BOOLOID, INT4OID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types)];
+	bool		isnull;
+
+#define SET(i, is_null, value) (nulls[i] = (is_null) ? 'n' : ' ', values[i] = (is_null) ? (Datum) 0 : (value))
+	SET(0, false, ObjectIdGetDatum(entity->view));
+	SET(1, false, ObjectIdGetDatum(entity->versions));
+	SET(2, false, ObjectIdGetDatum(entity->speed));
+	SET(3, false, ObjectIdGetDatum(entity->batch));
+	SET(4, entity->parent_id == 0, Int32GetDatum(entity->parent_id));
+	SET(5, entity->parent_columns == NIL, list_datum(entity->parent_columns));
+	SET(6, false, list_datum(entity->key_columns));
+	SET(7, false, CStringGetTextDatum(entity->version_column));
+	SET(8, false, list_datum(entity->shape_columns));
+	SET(9, entity->mapping == NULL, CStringGetTextDatum(entity->mapping));
+	SET(10, entity->unmapped_column == NULL, CStringGetTextDatum(entity->unmapped_column));
+	SET(11, entity->expire_after == NULL, IntervalPGetDatum(entity->expire_after));
+	SET(12, false, IntervalPGetDatum(entity->partition_interval));
+	SET(13, false, IntervalPGetDatum(entity->retention));
+	SET(14, entity->overlap == NULL, IntervalPGetDatum(entity->overlap));
+	SET(15, entity->rebuild_every == NULL, IntervalPGetDatum(entity->rebuild_every));
+	SET(16, false, BoolGetDatum(entity->security_invoker));
+	SET(17, entity->root_id == 0, Int32GetDatum(entity->root_id));
+#undef SET
+
+	SPI_connect();
+	gc_catalog_execute("WITH id AS (SELECT pg_catalog.nextval('guest_context._entity_id_seq')::integer AS id)"
+					   " INSERT INTO guest_context._entity (entity_id, root_id, view, versions, speed, batch,"
+					   " parent_id, parent_columns, key_columns, version_column, shape_columns, mapping,"
+					   " unmapped_column, expire_after, partition_interval, retention, overlap,"
+					   " rebuild_every, security_invoker)"
+					   " SELECT id, coalesce($18, id), $1, $2, $3, $4, $5, $6, $7, $8, $9,"
+					   " $10::pg_catalog.jsonb, $11, $12, $13, $14, $15, $16, $17 FROM id"
+					   " RETURNING entity_id, root_id",
+					   lengthof(types), types, values, nulls, SPI_OK_INSERT_RETURNING);
+	entity->entity_id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	entity->root_id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	values[0] = values[1];
+	types[1] = INT4OID;
+	values[1] = Int32GetDatum(entity->entity_id);
+	gc_catalog_execute("INSERT INTO guest_context._window (versions, entity_id) VALUES ($1, $2)",
+					   2, types, values, NULL, SPI_OK_INSERT);
+	SPI_finish();
+}
+
+/* The entity of that name, if there is one already; ERROR if the name is taken otherwise. */
+static Oid
+find_existing(const GcEntity *entity, bool if_not_exists)
+{
+	Oid			existing = get_relname_relid(entity->name, get_namespace_oid(entity->schema, false));
+
+	if (!OidIsValid(existing))
+		return InvalidOid;
+	if (!if_not_exists || gc_entity_get(existing, true) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists in schema \"%s\"",
+						entity->name, entity->schema)));
+	ereport(NOTICE,
+			(errcode(ERRCODE_DUPLICATE_TABLE),
+			 errmsg("entity \"%s.%s\" already exists, skipping", entity->schema, entity->name)));
+	return existing;
+}
+
+/* Options of the context belong to its root; a child may only repeat the default. */
+static void
+settle_root_options(GcEntity *entity, const Interval *default_overlap)
+{
+	if (entity->parent_id == 0)
+		return;
+	if (entity->rebuild_every != NULL ||
+		!DatumGetBool(DirectFunctionCall2(interval_eq, IntervalPGetDatum(entity->overlap),
+										  IntervalPGetDatum(default_overlap))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("overlap and rebuild_every belong to the root"),
+				 errdetail("Entity \"%s.%s\" has a parent and follows its root.",
+						   entity->schema, entity->name),
+				 errhint("Use alter_entity on the root.")));
+	entity->overlap = NULL;
+}
+
+static Interval *
+interval_literal(const char *text)
+{
+	return DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
+												 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+}
+
+/*
+ * create_entity(name text, shape regclass, key text[], version text,
+ *     parent regclass, parent_ref text[], mapping jsonb, unmapped text,
+ *     expire_after interval, partition_interval interval, retention interval,
+ *     overlap interval, rebuild_every interval, security_invoker boolean,
+ *     if_not_exists boolean) -> regclass of the view
+ */
+Datum
+gc_create_entity(PG_FUNCTION_ARGS)
+{
+	static const struct
+	{
+		int			arg;
+		const char *name;
+	}			required[] = {
+		{ARG_NAME, "name"}, {ARG_SHAPE, "shape"}, {ARG_KEY, "key"}, {ARG_VERSION, "version"},
+		{ARG_PARTITION_INTERVAL, "partition_interval"}, {ARG_RETENTION, "retention"},
+		{ARG_OVERLAP, "overlap"}, {ARG_SECURITY_INVOKER, "security_invoker"},
+		{ARG_IF_NOT_EXISTS, "if_not_exists"},
+	};
+	GcEntity	entity = {0};
+	GcEntity   *parent = NULL;
+	GcShape    *shape;
+	Oid			existing;
+	int			guc_level;
+
+	for (int i = 0; i < lengthof(required); i++)
+		reject_null(fcinfo, required[i].arg, required[i].name);
+	if (PG_ARGISNULL(ARG_PARENT) != PG_ARGISNULL(ARG_PARENT_REF))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parent and parent_ref go together"),
+				 errhint("parent => 'shop.guests', parent_ref => '{guest_ref}'")));
+
+	resolve_name(&entity, text_argument(fcinfo, ARG_NAME));
+	existing = find_existing(&entity, PG_GETARG_BOOL(ARG_IF_NOT_EXISTS));
+	if (OidIsValid(existing))
+		PG_RETURN_OID(existing);
+
+	entity.owner = GetUserId();
+	entity.key_columns = list_argument(fcinfo, ARG_KEY, "key");
+	entity.version_column = text_argument(fcinfo, ARG_VERSION);
+	entity.parent_columns = list_argument(fcinfo, ARG_PARENT_REF, "parent_ref");
+	entity.mapping = PG_ARGISNULL(ARG_MAPPING) ? NULL :
+		DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(ARG_MAPPING)));
+	entity.unmapped_column = text_argument(fcinfo, ARG_UNMAPPED);
+	entity.expire_after = interval_argument(fcinfo, ARG_EXPIRE_AFTER);
+	entity.partition_interval = interval_argument(fcinfo, ARG_PARTITION_INTERVAL);
+	entity.retention = interval_argument(fcinfo, ARG_RETENTION);
+	entity.overlap = interval_argument(fcinfo, ARG_OVERLAP);
+	entity.rebuild_every = interval_argument(fcinfo, ARG_REBUILD_EVERY);
+	entity.security_invoker = PG_GETARG_BOOL(ARG_SECURITY_INVOKER);
+
+	guc_level = gc_enter();
+	check_options(&entity);
+	shape = gc_shape_read(PG_GETARG_OID(ARG_SHAPE), entity.key_columns);
+	check_columns(&entity, shape);
+	if (!PG_ARGISNULL(ARG_PARENT))
+	{
+		parent = gc_entity_get(PG_GETARG_OID(ARG_PARENT), false);
+		check_parent(&entity, shape, parent);
+		entity.parent_id = parent->entity_id;
+		entity.root_id = parent->root_id;
+	}
+	settle_root_options(&entity, interval_literal(DEFAULT_OVERLAP));
+	for (int i = 0; i < shape->ncolumns; i++)
+		entity.shape_columns = lappend(entity.shape_columns, makeString(shape->columns[i].name));
+	check_owner(entity.owner);
+
+	create_tree(&entity, shape);
+	gc_mapping_check(&entity);
+	gc_view_create(&entity, false);
+	entity.view = get_relname_relid(entity.name, get_namespace_oid(entity.schema, false));
+	insert_entity(&entity);
+	gc_speed_leaves_ensure(&entity, gc_speed_leaves_target(&entity));
+	gc_leave(guc_level);
+	PG_RETURN_OID(entity.view);
+}
+
+/* Adds the columns that the new shape has more; any other difference is refused. */
+static void
+add_columns(GcEntity *entity, Oid shape_relid)
+{
+	GcShape    *shape = gc_shape_read(shape_relid, entity->key_columns);
+	ListCell   *lc;
+	int			old_count = list_length(entity->shape_columns);
+
+	foreach(lc, entity->shape_columns)
+	{
+		const char *name = strVal(lfirst(lc));
+		GcShapeColumn *column = gc_shape_column(shape, name);
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(entity->versions, get_attnum(entity->versions, name),
+							  &type, &typmod, &collation);
+		if (column == NULL || column->type != type || column->typmod != typmod ||
+			column->collation != collation)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("cannot change column \"%s\" of entity \"%s.%s\"",
+							name, entity->schema, entity->name),
+					 column == NULL ?
+					 errdetail("The new shape does not have it; only new columns can be added.") :
+					 errdetail("Its type is %s, the new shape says %s; only new columns can be added.",
+							   format_type_with_typemod(type, typmod),
+							   format_type_with_typemod(column->type, column->typmod))));
+	}
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		GcShapeColumn *column = &shape->columns[i];
+		String	   *name = makeString(column->name);
+
+		if (list_member(entity->shape_columns, name))
+			continue;
+		if (column->not_null)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("cannot add column \"%s\", for it is NOT NULL", column->name),
+					 errdetail("Versions that are already stored have no value for it.")));
+		gc_run_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s", gc_quoted_name(entity->versions),
+							gc_shape_column_sql(column)), entity->owner);
+		entity->shape_columns = lappend(entity->shape_columns, name);
+	}
+	if (list_length(entity->shape_columns) == old_count)
+		ereport(NOTICE,
+				(errmsg("the shape has no column that entity \"%s.%s\" lacks",
+						entity->schema, entity->name)));
+}
+
+/* Sets one interval option unless the argument is NULL. */
+static void
+alter_interval(FunctionCallInfo fcinfo, int arg, Interval **option)
+{
+	if (!PG_ARGISNULL(arg))
+		*option = PG_GETARG_INTERVAL_P(arg);
+}
+
+/* Puts options back to their defaults. */
+static void
+reset_options(GcEntity *entity, List *names)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		const char *name = strVal(lfirst(lc));
+
+		if (strcmp(name, "retention") == 0)
+			entity->retention = interval_literal(DEFAULT_RETENTION);
+		else if (strcmp(name, "partition_interval") == 0)
+			entity->partition_interval = interval_literal(DEFAULT_PARTITION_INTERVAL);
+		else if (strcmp(name, "overlap") == 0 && entity->parent_id == 0)
+			entity->overlap = interval_literal(DEFAULT_OVERLAP);
+		else if (strcmp(name, "rebuild_every") == 0)
+			entity->rebuild_every = NULL;
+		else if (strcmp(name, "expire_after") == 0)
+			entity->expire_after = NULL;
+		else if (strcmp(name, "mapping") == 0)
+			entity->mapping = NULL;
+		else if (strcmp(name, "unmapped") == 0)
+			entity->unmapped_column = NULL;
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" cannot be reset", name),
+					 errhint("retention, partition_interval, overlap, rebuild_every, expire_after, mapping and unmapped can.")));
+	}
+}
+
+static void
+update_entity(const GcEntity *entity)
+{
+	Oid			types[] = {INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID,
+	INTERVALOID, TEXTOID, TEXTOID, TEXTARRAYOID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types)];
+
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = Int32GetDatum(entity->entity_id);
+	values[1] = IntervalPGetDatum(entity->retention);
+	values[2] = IntervalPGetDatum(entity->partition_interval);
+	values[3] = IntervalPGetDatum(entity->overlap);
+	nulls[3] = entity->overlap ? ' ' : 'n';
+	values[4] = IntervalPGetDatum(entity->rebuild_every);
+	nulls[4] = entity->rebuild_every ? ' ' : 'n';
+	values[5] = IntervalPGetDatum(entity->expire_after);
+	nulls[5] = entity->expire_after ? ' ' : 'n';
+	values[6] = entity->mapping ? CStringGetTextDatum(entity->mapping) : (Datum) 0;
+	nulls[6] = entity->mapping ? ' ' : 'n';
+	values[7] = entity->unmapped_column ? CStringGetTextDatum(entity->unmapped_column) : (Datum) 0;
+	nulls[7] = entity->unmapped_column ? ' ' : 'n';
+	values[8] = list_datum(entity->shape_columns);
+	SPI_connect();
+	gc_catalog_execute("UPDATE guest_context._entity SET retention = $2, partition_interval = $3,"
+					   " overlap = $4, rebuild_every = $5, expire_after = $6,"
+					   " mapping = $7::pg_catalog.jsonb, unmapped_column = $8, shape_columns = $9"
+					   " WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   lengthof(types), types, values, nulls, SPI_OK_UPDATE);
+	SPI_finish();
+}
+
+/*
+ * alter_entity(entity regclass, retention interval, overlap interval,
+ *     partition_interval interval, expire_after interval, rebuild_every interval,
+ *     mapping jsonb, unmapped text, shape regclass, reset text[]) -> void
+ *
+ * NULL leaves an option as it is. A new overlap holds for datasets created
+ * from now on, a new partition_interval for leaves made from now on.
+ */
+Datum
+gc_alter_entity(PG_FUNCTION_ARGS)
+{
+	GcEntity   *entity;
+	int			guc_level;
+
+	reject_null(fcinfo, 0, "entity");
+	guc_level = gc_enter();
+	entity = gc_entity_get(PG_GETARG_OID(0), false);
+	gc_entity_check_owner(entity);
+	if (entity->parent_id != 0 && (!PG_ARGISNULL(2) || !PG_ARGISNULL(5)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("overlap and rebuild_every belong to the root"),
+				 errhint("SELECT guest_context.alter_entity('%s', …);",
+						 gc_quoted_name(gc_entity_by_id(entity->root_id)->view))));
+
+	reset_options(entity, list_argument(fcinfo, 9, "reset"));
+	alter_interval(fcinfo, 1, &entity->retention);
+	alter_interval(fcinfo, 2, &entity->overlap);
+	alter_interval(fcinfo, 3, &entity->partition_interval);
+	alter_interval(fcinfo, 4, &entity->expire_after);
+	alter_interval(fcinfo, 5, &entity->rebuild_every);
+	check_options(entity);
+	if (!PG_ARGISNULL(6))
+		entity->mapping = DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(6)));
+	if (!PG_ARGISNULL(8))
+		add_columns(entity, PG_GETARG_OID(8));
+	if (!PG_ARGISNULL(7))
+	{
+		entity->unmapped_column = text_argument(fcinfo, 7);
+		if (get_atttype(entity->versions, get_attnum(entity->versions, entity->unmapped_column)) != JSONBOID ||
+			!list_member(entity->shape_columns, makeString(entity->unmapped_column)))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("unmapped must name a column of type jsonb")));
+	}
+	gc_mapping_check(entity);
+	update_entity(entity);
+	gc_view_create(entity, true);
+	gc_leave(guc_level);
+	PG_RETURN_VOID();
+}
+
+/*
+ * drop_entity(entity regclass) -> void
+ *
+ * Drops the view and the tree, all versions and all datasets of a root. What
+ * others built on the view keeps it from going.
+ */
+Datum
+gc_drop_entity(PG_FUNCTION_ARGS)
+{
+	GcEntity   *entity;
+	List	   *tree;
+	ListCell   *lc;
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+	int			guc_level;
+
+	reject_null(fcinfo, 0, "entity");
+	guc_level = gc_enter();
+	entity = gc_entity_get(PG_GETARG_OID(0), false);
+	gc_entity_check_owner(entity);
+	tree = gc_entity_tree(entity->root_id);
+	foreach(lc, tree)
+	{
+		GcEntity   *child = lfirst(lc);
+
+		if (child->parent_id == entity->entity_id)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop entity \"%s.%s\" because \"%s.%s\" is under it",
+							entity->schema, entity->name, child->schema, child->name),
+					 errhint("SELECT guest_context.drop_entity('%s');", gc_quoted_name(child->view))));
+	}
+
+	values[0] = Int32GetDatum(entity->entity_id);
+	SPI_connect();
+	gc_catalog_execute("SELECT staging FROM guest_context._dataset_entity"
+					   " WHERE entity_id OPERATOR(pg_catalog.=) $1 AND staging IS NOT NULL",
+					   1, types, values, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Oid			staging = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+															 SPI_tuptable->tupdesc, 1, &isnull));
+
+		if (get_rel_name(staging) != NULL)
+			gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(staging)), entity->owner);
+	}
+	gc_run_ddl(psprintf("DROP VIEW %s", gc_quoted_name(entity->view)), entity->owner);
+	gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(entity->versions)), entity->owner);
+	gc_catalog_execute("DELETE FROM guest_context._dataset_entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_DELETE);
+	gc_catalog_execute("DELETE FROM guest_context._dataset WHERE root_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_DELETE);
+	gc_catalog_execute("DELETE FROM guest_context._window WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_DELETE);
+	gc_catalog_execute("DELETE FROM guest_context._entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_DELETE);
+	SPI_finish();
+	gc_leave(guc_level);
+	PG_RETURN_VOID();
+}
+
+/*
+ * grant_reader(entity regclass, role name) -> void
+ *
+ * SELECT on the view, USAGE on its schema, and with security_invoker SELECT on
+ * the tree's root, which is what the reader's own rights are checked against.
+ */
+Datum
+gc_grant_reader(PG_FUNCTION_ARGS)
+{
+	GcEntity   *entity;
+	const char *role;
+	int			guc_level = gc_enter();
+
+	entity = gc_entity_get(PG_GETARG_OID(0), false);
+	gc_entity_check_owner(entity);
+	role = quote_identifier(GetUserNameFromId(get_role_oid(NameStr(*PG_GETARG_NAME(1)), false), false));
+	gc_run_ddl(psprintf("GRANT USAGE ON SCHEMA %s TO %s", quote_identifier(entity->schema), role),
+			   GetUserId());
+	gc_run_ddl(psprintf("GRANT SELECT ON %s TO %s", gc_quoted_name(entity->view), role),
+			   entity->owner);
+	if (entity->security_invoker)
+		gc_run_ddl(psprintf("GRANT SELECT ON %s TO %s", gc_quoted_name(entity->versions), role),
+				   entity->owner);
+	gc_leave(guc_level);
+	PG_RETURN_VOID();
+}
+
+/* _refuse_write() -> trigger: the view of truth is read-only. */
+Datum
+gc_refuse_write(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the view of truth cannot be written to"),
+			 errdetail("Its rows are chosen among versions; a new version changes them."),
+			 errhint("SELECT guest_context.apply('schema.entity', '{\"ref\": …, \"modified_at\": …}');")));
+	PG_RETURN_NULL();
+}

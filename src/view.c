@@ -1,0 +1,140 @@
+/*
+ * view.c: the SQL of the view of truth, in the fast form and as an oracle.
+ *
+ * The fast form is one scan of the tree with functions of ours (read.c,
+ * planner.c). The portable form says the same in plain SQL: a row counts when
+ * no newer row of its key counts. Tests compare the two.
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "nodes/value.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "tree.h"
+#include "view.h"
+
+PG_FUNCTION_INFO_V1(gc_truth_sql_text);
+
+/* 'shop.orders_versions'::regclass */
+static char *
+tree_literal(const GcEntity *entity)
+{
+	return psprintf("%s::pg_catalog.regclass",
+					quote_literal_cstr(gc_quoted_name(entity->versions)));
+}
+
+/* AND v.modified_at >= now() - interval '…', or nothing */
+static char *
+expiry_condition(const GcEntity *entity, const char *alias)
+{
+	if (entity->expire_after == NULL)
+		return pstrdup("");
+	return psprintf("\n  AND %s.%s >= pg_catalog.now() - %s::pg_catalog.interval",
+					alias, quote_identifier(entity->version_column),
+					quote_literal_cstr(gc_interval_literal(entity->expire_after)));
+}
+
+char *
+gc_truth_where(const GcEntity *entity, const char *alias, bool with_deleted)
+{
+	char	   *tree = tree_literal(entity);
+	char	   *keys = gc_column_list(entity->key_columns, psprintf("%s.", alias));
+
+	return psprintf("%1$s.gc_arrived_at >= guest_context._floor(%2$s)\n"
+					"  AND (%1$s.gc_dataset = 0 OR %1$s.gc_dataset = guest_context._active_dataset(%2$s))\n"
+					"%5$s"
+					"  AND guest_context._is_current(guest_context._plan(%2$s), %1$s.gc_dataset, %1$s.gc_arrived_at,\n"
+					"        %1$s.%3$s, %1$s.gc_source, %1$s.gc_partition, %1$s.gc_offset, %1$s.ctid, %4$s)\n"
+					"  AND guest_context._plan_ok(guest_context._plan(%2$s))",
+					alias, tree, quote_identifier(entity->version_column), keys,
+					with_deleted ? "" : psprintf("  AND NOT %s.gc_deleted\n", alias));
+}
+
+char *
+gc_truth_sql(const GcEntity *entity)
+{
+	return psprintf("SELECT %s\nFROM %s v\nWHERE %s%s",
+					gc_column_list(entity->shape_columns, "v."),
+					gc_quoted_name(entity->versions),
+					gc_truth_where(entity, "v", false),
+					expiry_condition(entity, "v"));
+}
+
+/* A row in the window or in the active dataset. */
+static char *
+counts_condition(const char *alias)
+{
+	return psprintf("(%1$s.gc_dataset = 0 AND %1$s.gc_arrived_at >= w.window_start"
+					" OR %1$s.gc_dataset <> 0 AND %1$s.gc_dataset = w.dataset_id)", alias);
+}
+
+static char *
+position_row(const GcEntity *entity, const char *alias)
+{
+	return psprintf("(%1$s.%2$s, %1$s.gc_source, %1$s.gc_partition, %1$s.gc_offset,"
+					" %1$s.gc_arrived_at, %1$s.ctid)",
+					alias, quote_identifier(entity->version_column));
+}
+
+char *
+gc_truth_sql_portable(const GcEntity *entity)
+{
+	StringInfoData same_key;
+	ListCell   *lc;
+
+	initStringInfo(&same_key);
+	foreach(lc, entity->key_columns)
+	{
+		const char *column = quote_identifier(strVal(lfirst(lc)));
+
+		appendStringInfo(&same_key, "n.%s = v.%s AND ", column, column);
+	}
+	return psprintf("SELECT %s\nFROM %s v\nJOIN guest_context._window w ON w.versions = %s\n"
+					"WHERE %s\n  AND NOT v.gc_deleted\n"
+					"  AND NOT EXISTS (SELECT FROM %s n\n"
+					"    WHERE %s%s\n"
+					"      AND %s\n        > %s)%s",
+					gc_column_list(entity->shape_columns, "v."),
+					gc_quoted_name(entity->versions),
+					tree_literal(entity),
+					counts_condition("v"),
+					gc_quoted_name(entity->versions),
+					same_key.data, counts_condition("n"),
+					position_row(entity, "n"), position_row(entity, "v"),
+					expiry_condition(entity, "v"));
+}
+
+/*
+ * truth_sql(entity regclass, portable boolean) -> text
+ */
+Datum
+gc_truth_sql_text(PG_FUNCTION_ARGS)
+{
+	GcEntity   *entity = gc_entity_get(PG_GETARG_OID(0), false);
+
+	PG_RETURN_TEXT_P(cstring_to_text(PG_GETARG_BOOL(1) ?
+									 gc_truth_sql_portable(entity) :
+									 gc_truth_sql(entity)));
+}
+
+void
+gc_view_create(const GcEntity *entity, bool replace)
+{
+	char	   *name = quote_qualified_identifier(entity->schema, entity->name);
+
+	gc_run_ddl(psprintf("CREATE %sVIEW %s WITH (security_invoker = %s) AS\n%s",
+						replace ? "OR REPLACE " : "", name,
+						entity->security_invoker ? "true" : "false",
+						gc_truth_sql(entity)),
+			   entity->owner);
+	if (!replace)
+		gc_run_ddl(psprintf("CREATE TRIGGER gc_refuse_write INSTEAD OF INSERT OR UPDATE OR DELETE ON %s"
+							" FOR EACH ROW EXECUTE FUNCTION guest_context._refuse_write()", name),
+				   entity->owner);
+}
