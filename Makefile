@@ -3,7 +3,7 @@
 # Targets that the scripts carry out. They are handled before anything asks for
 # pg_config, because they can also be what installs the server's headers.
 SCRIPTED = check quick regress isolation tap lint build-clang decode-check \
-           property check-valgrind check-matrix demo help
+           property check-sanitizers check-valgrind check-matrix demo help
 
 ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
 
@@ -43,6 +43,7 @@ endif
 #: make build-clang    compile everything with clang, warnings as errors
 #: make installcheck   regress and isolation tests against a running server that has the extension
 #: make check-matrix   the suites on other PostgreSQL versions in chroots; VERSIONS="17 18" (root)
+#: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
 #: make demo           a throw-away server and the worked example, in a minute
 #: make clean          remove what was built

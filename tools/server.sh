@@ -5,9 +5,11 @@
 #                             server's installation; sets tree, pgbin, libdir
 #   make_work                 a temporary directory: $work. It goes away when the
 #                             script ends, with every server under it
-#   start_server              a server with its socket in $work/sock, settings of
-#                             test/postgresql.conf; PGHOST, PGUSER, ... point at it
+#   start_server [COMMAND...] a server with its socket in $work/sock, settings of
+#                             test/postgresql.conf; PGHOST, PGUSER, ... point at it.
+#                             COMMAND is what the postmaster runs under
 #   stop_servers              by their pids
+#   forget_server             and the next start_server makes a new one
 #   own DIR...                gives files to the user who runs the server
 #   "${as_user[@]}" COMMAND   runs something as that user
 #
@@ -20,7 +22,7 @@ repo=$PWD
 unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD MAKEFLAGS MAKELEVEL MFLAGS
 export LC_ALL=C.UTF-8 PGCLIENTENCODING=UTF8 PGTZ=UTC
 
-work="" tree="" pgbin="" libdir="" server_pid="" server_user="" as_user=()
+work="" tree="" pgbin="" libdir="" server_pid="" launched="" server_user="" as_user=()
 if [ "$(id -u)" -eq 0 ]; then
 	server_user=nobody
 	id postgres >/dev/null 2>&1 && server_user=postgres
@@ -46,7 +48,6 @@ build_tree() {
 	fi
 }
 
-# [WRAPPER COMMAND...]: what the postmaster runs under
 start_server() {
 	local i
 	[ -n "$server_pid" ] && return 0
@@ -56,11 +57,12 @@ start_server() {
 	cat "$repo/test/postgresql.conf" >>"$work/data/postgresql.conf"
 	(cd "$work" && exec setsid "${as_user[@]}" "$@" "$pgbin/postgres" -D "$work/data" -k "$work/sock" \
 		>>"$work/server.log" 2>&1 </dev/null) &
+	launched=$!
 	export PGHOST=$work/sock PGUSER=postgres PGDATABASE=postgres
-	for i in $(seq 600); do
+	for i in $(seq 1200); do
 		"$pgbin/pg_isready" -q -t 5 && break
 		sleep 0.1
-		kill -0 $! 2>/dev/null || break
+		kill -0 $launched 2>/dev/null || break
 	done
 	"$pgbin/pg_isready" -q || { cat "$work/server.log"; return 1; }
 	server_pid=$(head -n 1 "$work/data/postmaster.pid")
@@ -81,7 +83,14 @@ stop_servers() {
 			sleep 0.1
 		done
 	done
-	server_pid=""
+	# one that never came so far as to write the file
+	[ -n "$launched" ] && kill -KILL -- "-$launched" 2>/dev/null
+	launched="" server_pid=""
+}
+
+forget_server() {
+	stop_servers
+	rm -rf "$work/data" "$work/sock" "$work/server.log"
 }
 
 clean_up() {
