@@ -9,6 +9,9 @@
 #error "guest_context needs PostgreSQL 15 or later"
 #endif
 
+/* Whether a background worker can run only as a role that may log in. */
+#define GC_WORKER_NEEDS_LOGIN (PG_VERSION_NUM < 170000)
+
 /* The i-th backend's status, counted from 1; NULL past the end. */
 #if PG_VERSION_NUM >= 160000
 #define gc_backend_status(i) pgstat_get_local_beentry_by_index(i)

@@ -277,21 +277,19 @@ check_parent(const GcEntity *entity, const GcShape *shape, const GcEntity *paren
 static void
 check_owner(Oid owner)
 {
-#if PG_VERSION_NUM < 170000
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
 	bool		can_login = HeapTupleIsValid(tuple) &&
 		((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
 
 	if (HeapTupleIsValid(tuple))
 		ReleaseSysCache(tuple);
-	if (!can_login)
+	if (GC_WORKER_NEEDS_LOGIN && !can_login)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("role \"%s\" cannot own an entity", GetUserNameFromId(owner, false)),
 				 errdetail("Workers run as the owner, and before PostgreSQL 17 they cannot do so without the LOGIN attribute."),
 				 errhint("ALTER ROLE %s LOGIN PASSWORD NULL;",
 						 quote_identifier(GetUserNameFromId(owner, false)))));
-#endif
 	if (superuser_arg(owner))
 		ereport(WARNING,
 				(errmsg("the entity is owned by a superuser"),
