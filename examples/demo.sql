@@ -1,6 +1,11 @@
 -- The worked example of guest_context: run by demo.sh, or by hand in an empty
--- database: psql -f examples/demo.sql. The last statement checks the story.
+-- database, as a superuser: psql -f examples/demo.sql. The last statement checks the story.
 \set ECHO none
+\if :{?bold} \else
+  \set bold ''
+  \set green ''
+  \set reset ''
+\endif
 SET timezone = 'UTC';
 SET client_min_messages = warning;
 
@@ -8,7 +13,9 @@ SET client_min_messages = warning;
 \echo :bold'1. Two kinds of things that change: guests, and the orders below them.':reset
 \set ECHO queries
 CREATE EXTENSION guest_context;
-CREATE SCHEMA shop;
+CREATE ROLE shop_owner LOGIN;
+CREATE SCHEMA shop AUTHORIZATION shop_owner;
+SET SESSION AUTHORIZATION shop_owner;
 CREATE TYPE shop.guest_shape AS (ref text, first_name text, modified_at timestamptz);
 CREATE TYPE shop.order_shape AS (ref text, guest_ref text, status text, modified_at timestamptz);
 SELECT guest_context.create_entity('shop.guests', 'shop.guest_shape');
