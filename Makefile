@@ -38,7 +38,7 @@ endif
 #: make isolation      isolation tests;                   TESTS="a b" picks some of test/specs
 #: make tap            TAP tests;                         PROVE_TESTS="test/t/001_x.pl" picks some
 #: make property       random histories against the oracle in plain SQL
-#: make decode-check   the payload decoder's corpus, in the front-end build
+#: make decode-check   the payload decoder outside the server: corpus, sanitizers, random records
 #: make lint           what the project's rules forbid, each with the accident behind it
 #: make build-clang    compile everything with clang, warnings as errors
 #: make installcheck   regress and isolation tests against a running server that has the extension
@@ -114,5 +114,30 @@ tree: all
 	    rm -rf $(TREE)$$d && mkdir -p $(TREE)$$d && cp -a $$d/. $(TREE)$$d/ || exit 1; \
 	  done && echo "$$sum" > $(PGCOPY); }
 	$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(TREE) with_llvm=no >/dev/null
+
+# The payload decoder outside the server: the reader program's build, tried over one
+# corpus, then again under sanitizers with random records.
+DECODE_SRC   = $(wildcard src/common/*.c) test/decode/gc_decode_test.c
+DECODE_FLAGS = -std=gnu11 -O2 -g -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
+               -Wno-missing-field-initializers -Werror -DFRONTEND -DUSE_ASSERT_CHECKING \
+               -Isrc -I$(shell $(PG_CONFIG) --includedir-server)
+DECODE_LIBS  = -L$(shell $(PG_CONFIG) --pkglibdir) -L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm
+DECODE_SEED ?= 1
+
+build/gc_decode_test: $(DECODE_SRC) $(HEADERS_ALL)
+	@mkdir -p build
+	$(CC) $(DECODE_FLAGS) -o $@ $(DECODE_SRC) $(DECODE_LIBS)
+
+build/gc_decode_test_asan: $(DECODE_SRC) $(HEADERS_ALL)
+	@mkdir -p build
+	$(CC) $(DECODE_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
+	  -o $@ $(DECODE_SRC) $(DECODE_LIBS)
+
+# What "make decode-check" runs; DECODE_SEED=N for other random records.
+.PHONY: decode-run
+decode-run: build/gc_decode_test build/gc_decode_test_asan
+	build/gc_decode_test test/decode/corpus.txt
+	build/gc_decode_test_asan test/decode/corpus.txt
+	build/gc_decode_test_asan --fuzz 10 $(DECODE_SEED) test/decode/corpus.txt
 
 endif

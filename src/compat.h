@@ -28,4 +28,27 @@
 	index_beginscan(rel, index, snapshot, nkeys, 0)
 #endif
 
+/*
+ * common/jsonapi.h: from 17 on a lexer can live in the caller's memory and has a
+ * function to free it.  gc_json_lexer_make makes one for UTF-8 without a text yet; with
+ * escapes it also keeps each string's content in strval.
+ */
+#if PG_VERSION_NUM >= 170000
+#define gc_json_lexer_make(escapes) \
+	makeJsonLexContextCstringLen(NULL, "", 0, PG_UTF8, (escapes))
+#define gc_json_lexer_free(lex) freeJsonLexContext(lex)
+#else
+#define gc_json_lexer_make(escapes) \
+	makeJsonLexContextCstringLen((char *) "", 0, PG_UTF8, (escapes))
+#define gc_json_lexer_free(lex) \
+	do { \
+		if ((lex)->strval) \
+		{ \
+			pfree((lex)->strval->data); \
+			pfree((lex)->strval); \
+		} \
+		pfree(lex); \
+	} while (0)
+#endif
+
 #endif							/* GC_COMPAT_H */

@@ -19,9 +19,9 @@
  * A result is valid until the next gc_decode() with the same mapping.  One
  * mapping serves one thread.  Steady state allocates nothing.
  *
- * What is inside.  decode.c puts a record together, mapping.c compiles
- * mappings, json_scan.c runs PostgreSQL's lexer without recursion, time_text.c
- * reads times.
+ * What is inside.  decode.c puts a record together, column_text.c makes texts
+ * of values, mapping.c compiles mappings, json_scan.c runs PostgreSQL's lexer
+ * without recursion, time_text.c reads times, common.c has memory and errors.
  *
  * How the server calls it (apply() in short; ncolumns columns in the order of
  * the shape, the kinds from each column's base type):
@@ -174,7 +174,8 @@ typedef struct GcDecodeColumn
 	GcColumnKind element;		/* GC_KIND_ARRAY: the kind of its elements, not an array itself */
 	bool		is_key;
 	bool		is_version;		/* exactly one column; TIMESTAMPTZ or TIMESTAMP */
-	bool		is_unmapped;	/* at most one, kind JSON: collects the payload's other top-level fields */
+	bool		is_unmapped;	/* at most one, kind JSON: an object of the top-level fields that
+								 * no column takes whole; absent when there are none */
 } GcDecodeColumn;
 
 typedef enum GcEnvelope
