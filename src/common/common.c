@@ -123,6 +123,9 @@ gc_utf8_clip(const char *text, size_t len, size_t max)
 	return max;
 }
 
+/* Like vsnprintf, but never cuts inside a character. */
+static void put(char *buf, size_t size, const char *format, va_list args) pg_attribute_printf(3, 0);
+
 static void
 put(char *buf, size_t size, const char *format, va_list args)
 {
