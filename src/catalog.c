@@ -118,6 +118,58 @@ gc_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
 		elog(ERROR, "unexpected result %d of internal query: %s", result, sql); /* cannot happen */
 }
 
+/* Executes with (Oid type, Datum value) pairs, in the caller's SPI connection. */
+static void
+execute_pairs(int expected, const char *sql, int nargs, va_list args)
+{
+	Oid			types[8];
+	Datum		values[8];
+
+	Assert(nargs <= (int) lengthof(types));
+	for (int i = 0; i < nargs; i++)
+	{
+		types[i] = va_arg(args, Oid);
+		values[i] = va_arg(args, Datum);
+	}
+	gc_catalog_execute(sql, nargs, types, values, NULL, expected);
+}
+
+uint64
+gc_catalog_run(int expected, const char *sql, int nargs, ...)
+{
+	va_list		args;
+	uint64		count;
+
+	SPI_connect();
+	va_start(args, nargs);
+	execute_pairs(expected, sql, nargs, args);
+	va_end(args);
+	count = SPI_processed;
+	SPI_finish();
+	return count;
+}
+
+int64
+gc_catalog_run_bigint(int expected, const char *sql, int nargs, ...)
+{
+	va_list		args;
+	int64		result = 0;
+
+	SPI_connect();
+	va_start(args, nargs);
+	execute_pairs(expected, sql, nargs, args);
+	va_end(args);
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+
+		result = isnull ? 0 : DatumGetInt64(value);
+	}
+	SPI_finish();
+	return result;
+}
+
 /* A text[] column as a list of String nodes in the current context. */
 static List *
 text_array_list(Datum array)

@@ -67,6 +67,15 @@ extern Oid	gc_catalog_relid(const char *name);
 extern void gc_catalog_execute(const char *sql, int nargs, Oid *types,
 							   Datum *values, const char *nulls, int expected);
 
+/*
+ * The same in a connection of its own, with pairs (Oid type, Datum value), none of
+ * them NULL: for statements whose rows nobody reads; how many they were.
+ */
+extern uint64 gc_catalog_run(int expected, const char *sql, int nargs, ...);
+
+/* For statements that return one bigint: it, or 0 for NULL and for no row. */
+extern int64 gc_catalog_run_bigint(int expected, const char *sql, int nargs, ...);
+
 /* The entity whose view (or tree root) this is; ERROR "… is not an entity" or NULL. */
 extern GcEntity *gc_entity_get(Oid relation, bool missing_ok);
 extern GcEntity *gc_entity_by_id(int32 entity_id);
