@@ -12,7 +12,9 @@
 #include "nodes/value.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -74,39 +76,56 @@ counts_condition(const char *alias)
 					" OR %1$s.gc_dataset <> 0 AND %1$s.gc_dataset = w.dataset_id)", alias);
 }
 
-static char *
-position_row(const GcEntity *entity, const char *alias)
+char *
+gc_position_sql(const GcEntity *entity, const char *alias)
 {
 	return psprintf("(%1$s.%2$s, %1$s.gc_source, %1$s.gc_partition, %1$s.gc_offset,"
 					" %1$s.gc_arrived_at, %1$s.ctid)",
 					alias, quote_identifier(entity->version_column));
 }
 
+/* Operators are the key types' own, whatever search_path finds first. */
+char *
+gc_columns_equal_sql(Oid relation, List *left, const char *left_alias,
+					 List *right, const char *right_alias)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < list_length(left); i++)
+	{
+		const char *left_name = strVal(list_nth(left, i));
+		const char *right_name = strVal(list_nth(right, i));
+		Oid			type = get_atttype(relation, get_attnum(relation, left_name));
+		Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+
+		if (i > 0)
+			appendStringInfoString(&sql, " AND ");
+		generate_operator_clause(&sql,
+								 psprintf("%s.%s", left_alias, quote_identifier(left_name)), type,
+								 operator,
+								 psprintf("%s.%s", right_alias, quote_identifier(right_name)), type);
+	}
+	return sql.data;
+}
+
 char *
 gc_truth_sql_portable(const GcEntity *entity)
 {
-	StringInfoData same_key;
-	ListCell   *lc;
-
-	initStringInfo(&same_key);
-	foreach(lc, entity->key_columns)
-	{
-		const char *column = quote_identifier(strVal(lfirst(lc)));
-
-		appendStringInfo(&same_key, "n.%s = v.%s AND ", column, column);
-	}
 	return psprintf("SELECT %s\nFROM %s v\nJOIN guest_context._window w ON w.versions = %s\n"
 					"WHERE %s\n  AND NOT v.gc_deleted\n"
 					"  AND NOT EXISTS (SELECT FROM %s n\n"
-					"    WHERE %s%s\n"
+					"    WHERE %s AND %s\n"
 					"      AND %s\n        > %s)%s",
 					gc_column_list(entity->shape_columns, "v."),
 					gc_quoted_name(entity->versions),
 					tree_literal(entity),
 					counts_condition("v"),
 					gc_quoted_name(entity->versions),
-					same_key.data, counts_condition("n"),
-					position_row(entity, "n"), position_row(entity, "v"),
+					gc_columns_equal_sql(entity->versions, entity->key_columns, "n",
+										 entity->key_columns, "v"),
+					counts_condition("n"),
+					gc_position_sql(entity, "n"), gc_position_sql(entity, "v"),
 					expiry_condition(entity, "v"));
 }
 

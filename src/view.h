@@ -13,6 +13,16 @@
  */
 extern char *gc_truth_where(const GcEntity *entity, const char *alias, bool with_deleted);
 
+/* (v.modified_at, v.gc_source, …): the place in the total order, to compare as a row */
+extern char *gc_position_sql(const GcEntity *entity, const char *alias);
+
+/*
+ * l.a = r.b AND …: by the equality of the types of columns `left` of `relation`,
+ * which those of `right` share.
+ */
+extern char *gc_columns_equal_sql(Oid relation, List *left, const char *left_alias,
+								  List *right, const char *right_alias);
+
 /* The view's query. */
 extern char *gc_truth_sql(const GcEntity *entity);
 
