@@ -1,0 +1,395 @@
+/*
+ * dataset_leaf.c: the leaf of one entity in one dataset: made, filled, attached.
+ *
+ * Called by seal (from the staging table) and build (from the truth). The leaf is
+ * created standalone, filled, and only then attached, so that readers wait for
+ * nothing: ATTACH takes ShareUpdateExclusiveLock on the batch table, and a
+ * CHECK constraint proves the bound so that it need not scan.
+ *
+ * Rows are written frozen, straight into the table's pages. Frozen rows are
+ * visible to every snapshot, which is what COPY FREEZE must guard against; here
+ * it is right because the leaf is made in this transaction (an abort removes its
+ * file) and rows count only where the dataset is the active one in the reader's
+ * snapshot: a snapshot from before the seal has another one.
+ *
+ * No trigger, default or rule of the leaf is run. Its constraints are checked for
+ * rows from outside; rows from the tree itself have passed them before.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/vacuum.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "storage/bufmgr.h"
+#include "tcop/dest.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "dataset.h"
+#include "tree.h"
+
+/* Rows and bytes that go to the table at a time. */
+#define WRITE_BATCH_ROWS 1000
+#define WRITE_BATCH_BYTES (1024 * 1024)
+
+/* Proves the leaf's bound to ATTACH, and goes afterwards. */
+#define BOUND_CONSTRAINT "gc_bound"
+
+/* A DestReceiver: rows of a query go into the leaf. */
+typedef struct LeafWriter
+{
+	DestReceiver receiver;		/* first, for the executor */
+	const GcMember *member;
+	GcLeafCounts *counts;
+	Relation	leaf;
+	AttrNumber	version;
+	AttrNumber	deleted;
+	EState	   *estate;			/* to check constraints; NULL = they hold */
+	ResultRelInfo *target;
+	BulkInsertState bulk;
+	CommandId	command;
+	MemoryContext context;		/* outlives the query */
+	MemoryContext scratch;		/* reset with each batch */
+	TupleTableSlot **slots;		/* rows of the batch */
+	int			nslots;			/* how many of those were made */
+	int			nrows;
+	Size		nbytes;
+} LeafWriter;
+
+void
+gc_owner_enter(Oid owner, GcCaller *caller)
+{
+	caller->guc_level = gc_enter();
+	set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_SAVE, true, 0, false);
+	GetUserIdAndSecContext(&caller->user, &caller->context);
+	SetUserIdAndSecContext(owner, caller->context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+}
+
+void
+gc_owner_leave(const GcCaller *caller)
+{
+	SetUserIdAndSecContext(caller->user, caller->context);
+	gc_leave(caller->guc_level);
+}
+
+void
+gc_owner_counts(Oid owner, const char *sql, int64 *counts, int ncounts)
+{
+	GcCaller	caller;
+	bool		isnull;
+
+	gc_owner_enter(owner, &caller);
+	SPI_connect();
+	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "unexpected result of counting: %s", sql);	/* cannot happen */
+	for (int i = 0; i < ncounts; i++)
+		counts[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+												i + 1, &isnull));
+	SPI_finish();
+	gc_owner_leave(&caller);
+}
+
+int64
+gc_owner_count(Oid owner, const char *sql)
+{
+	int64		count;
+
+	gc_owner_counts(owner, sql, &count, 1);
+	return count;
+}
+
+/*
+ * The writer
+ */
+
+static void
+writer_startup(DestReceiver *self, int operation, TupleDesc source)
+{
+	LeafWriter *writer = (LeafWriter *) self;
+	TupleDesc	target = RelationGetDescr(writer->leaf);
+
+	/* rows are taken over by position: the query was made from this very descriptor */
+	for (int i = 0; i < target->natts; i++)
+		if (source->natts != target->natts ||
+			TupleDescAttr(source, i)->atttypid != TupleDescAttr(target, i)->atttypid)
+			elog(ERROR, "column %d of the query of a leaf does not fit", i + 1);	/* cannot happen */
+}
+
+static void
+flush_rows(LeafWriter *writer)
+{
+	MemoryContext caller = MemoryContextSwitchTo(writer->scratch);
+
+	if (writer->nrows > 0)
+		table_multi_insert(writer->leaf, writer->slots, writer->nrows, writer->command,
+						   TABLE_INSERT_FROZEN | TABLE_INSERT_SKIP_FSM, writer->bulk);
+	for (int i = 0; i < writer->nrows; i++)
+		ExecClearTuple(writer->slots[i]);
+	writer->nrows = 0;
+	writer->nbytes = 0;
+	MemoryContextSwitchTo(caller);
+	MemoryContextReset(writer->scratch);
+}
+
+/* What the catalogue will say about the leaf. */
+static void
+count_row(LeafWriter *writer, TupleTableSlot *row)
+{
+	GcLeafCounts *counts = writer->counts;
+	bool		isnull;
+	TimestampTz version = DatumGetTimestampTz(slot_getattr(row, writer->version, &isnull));
+
+	if (TIMESTAMP_NOT_FINITE(version))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("a row of entity \"%s\" has an infinite version",
+						gc_entity_label(writer->member->entity)),
+				 errdetail("No later version could ever win or lose against it."),
+				 errhint("Correct the rows in \"%s\", then seal again.",
+						 get_rel_name(writer->member->staging))));
+	if (DatumGetBool(slot_getattr(row, writer->deleted, &isnull)))
+		counts->tombstones++;
+	else
+		counts->rows++;
+	if (version >= writer->member->window_start)
+		counts->recent++;
+	if (version > counts->max_version)
+		counts->max_version = version;
+}
+
+static bool
+writer_receive(TupleTableSlot *row, DestReceiver *self)
+{
+	LeafWriter *writer = (LeafWriter *) self;
+	TupleTableSlot *copy;
+
+	if (writer->estate != NULL)
+	{
+		ResetPerTupleExprContext(writer->estate);
+		ExecConstraints(writer->target, row, writer->estate);
+	}
+	count_row(writer, row);
+
+	if (writer->nrows == writer->nslots)
+	{
+		MemoryContext query = MemoryContextSwitchTo(writer->context);
+
+		writer->slots[writer->nslots++] = table_slot_create(writer->leaf, NULL);
+		MemoryContextSwitchTo(query);
+	}
+	copy = writer->slots[writer->nrows++];
+	ExecCopySlot(copy, row);
+	writer->nbytes += ExecFetchSlotHeapTuple(copy, false, NULL)->t_len;
+	if (writer->nrows == WRITE_BATCH_ROWS || writer->nbytes >= WRITE_BATCH_BYTES)
+		flush_rows(writer);
+	return true;
+}
+
+static void
+writer_shutdown(DestReceiver *self)
+{
+	flush_rows((LeafWriter *) self);
+}
+
+static void
+writer_destroy(DestReceiver *self)
+{
+}
+
+/* Runs the query and writes its rows. The caller is in the owner's place. */
+static void
+write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
+		   GcLeafCounts *counts)
+{
+	LeafWriter *writer = palloc0(sizeof(LeafWriter));
+	SPIExecuteOptions options = {.read_only = true, .must_return_tuples = true};
+	int			result;
+
+	writer->receiver.receiveSlot = writer_receive;
+	writer->receiver.rStartup = writer_startup;
+	writer->receiver.rShutdown = writer_shutdown;
+	writer->receiver.rDestroy = writer_destroy;
+	writer->receiver.mydest = DestTransientRel;	/* for SPI, anything but DestNone */
+	writer->member = member;
+	writer->counts = counts;
+	memset(counts, 0, sizeof(*counts));
+	counts->max_version = DT_NOBEGIN;
+	writer->leaf = table_open(member->leaf, RowExclusiveLock);
+	writer->version = get_attnum(member->leaf, member->entity->version_column);
+	writer->deleted = get_attnum(member->leaf, "gc_deleted");
+	writer->bulk = GetBulkInsertState();
+	writer->command = GetCurrentCommandId(true);
+	writer->context = CurrentMemoryContext;
+	writer->scratch = AllocSetContextCreate(CurrentMemoryContext, "guest_context leaf",
+											ALLOCSET_DEFAULT_SIZES);
+	writer->slots = palloc(sizeof(TupleTableSlot *) * WRITE_BATCH_ROWS);
+	if (!dataset->built)
+	{
+		writer->estate = CreateExecutorState();
+		writer->target = makeNode(ResultRelInfo);
+		InitResultRelInfo(writer->target, writer->leaf, 0, NULL, 0);
+
+		/*
+		 * Functions in constraints need not be parallel safe, and they run in
+		 * the middle of this query.
+		 */
+		set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
+						  GUC_ACTION_SAVE, true, 0, false);
+	}
+
+	SPI_connect();
+	options.dest = &writer->receiver;
+	result = SPI_execute_extended(query, &options);
+	SPI_finish();
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result %d of filling a leaf", result);	/* cannot happen */
+
+	for (int i = 0; i < writer->nslots; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	if (writer->estate != NULL)
+		FreeExecutorState(writer->estate);
+	FreeBulkInsertState(writer->bulk);
+	table_finish_bulk_insert(writer->leaf, TABLE_INSERT_FROZEN | TABLE_INSERT_SKIP_FSM);
+	table_close(writer->leaf, NoLock);
+	MemoryContextDelete(writer->scratch);
+}
+
+/*
+ * The leaf
+ */
+
+/*
+ * What fills one column. Rows of a built dataset keep where they came from; rows
+ * from outside have source -1, so that a record of equal version beats them, and a
+ * tombstone among them keeps a key and a version and nothing else.
+ */
+static char *
+column_sql(const GcDataset *dataset, const GcEntity *entity, const char *name)
+{
+	const char *quoted = quote_identifier(name);
+
+	if (strcmp(name, "gc_arrived_at") == 0)
+		return pstrdup("'infinity'::timestamptz");
+	if (strcmp(name, "gc_dataset") == 0)
+		return psprintf("%d", dataset->dataset_id);
+	if (!dataset->built)
+	{
+		if (strcmp(name, "gc_source") == 0)
+			return pstrdup("-1");
+		if (strcmp(name, "gc_partition") == 0)
+			return pstrdup("0");
+		if (strcmp(name, "gc_offset") == 0)
+			return pstrdup("0::bigint");
+		if (strcmp(name, "gc_deleted") != 0 && strcmp(name, entity->version_column) != 0 &&
+			!list_member(entity->key_columns, makeString((char *) name)))
+			return psprintf("CASE WHEN NOT v.gc_deleted THEN v.%s END", quoted);
+	}
+	return psprintf("v.%s", quoted);
+}
+
+/* The leaf's columns, in the leaf's order. */
+static char *
+select_list(const GcDataset *dataset, const GcMember *member)
+{
+	Relation	leaf = table_open(member->leaf, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(leaf);
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	for (int i = 0; i < desc->natts; i++)
+		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
+						 column_sql(dataset, member->entity, NameStr(TupleDescAttr(desc, i)->attname)));
+	table_close(leaf, AccessShareLock);
+	return sql.data;
+}
+
+static void
+create_leaf(const GcDataset *dataset, GcMember *member)
+{
+	const GcEntity *entity = member->entity;
+	char	   *relname = psprintf("%s_d%d", get_rel_name(entity->batch), dataset->dataset_id);
+
+	gc_run_ddl(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES,"
+						" CONSTRAINT " BOUND_CONSTRAINT " CHECK (gc_dataset = %d))",
+						quote_qualified_identifier(entity->schema, relname),
+						gc_quoted_name(entity->batch), dataset->dataset_id), entity->owner);
+	member->leaf = get_relname_relid(relname, get_rel_namespace(entity->batch));
+}
+
+/* Attaching builds the tree's indexes; one more finds the rows that reading maps. */
+static Oid
+attach_leaf(const GcDataset *dataset, const GcMember *member)
+{
+	const GcEntity *entity = member->entity;
+	char	   *leaf = gc_quoted_name(member->leaf);
+	char	   *index = psprintf("%s_recent", get_rel_name(member->leaf));
+
+	gc_run_ddl(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%d)",
+						gc_quoted_name(entity->batch), leaf, dataset->dataset_id), entity->owner);
+	gc_run_ddl(psprintf("ALTER TABLE %s DROP CONSTRAINT " BOUND_CONSTRAINT, leaf), entity->owner);
+	gc_run_ddl(psprintf("CREATE INDEX %s ON %s (%s) WHERE %s >= '%s'", quote_identifier(index), leaf,
+						quote_identifier(entity->version_column),
+						quote_identifier(entity->version_column),
+						gc_timestamp_literal(member->window_start)), entity->owner);
+	return get_relname_relid(index, get_rel_namespace(member->leaf));
+}
+
+/*
+ * ANALYZE of this table alone: for a partitioned one the command would go through
+ * each of its leaves again.
+ */
+static void
+analyze(Oid relid)
+{
+	VacuumParams params = {.options = VACOPT_ANALYZE, .log_min_duration = -1};
+
+	analyze_rel(relid, NULL, &params, NIL, true, GetAccessStrategy(BAS_VACUUM));
+	CommandCounterIncrement();
+}
+
+void
+gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcLeafCounts *counts)
+{
+	GcCaller	caller;
+	Oid			recent_index;
+
+	create_leaf(dataset, member);
+	gc_owner_enter(member->entity->owner, &caller);
+	write_rows(dataset, member,
+			   psprintf("SELECT %s FROM %s", select_list(dataset, member), source), counts);
+	gc_owner_leave(&caller);
+	CommandCounterIncrement();
+
+	recent_index = attach_leaf(dataset, member);
+	gc_owner_enter(member->entity->owner, &caller);
+	analyze(member->leaf);
+	analyze(member->entity->versions);
+	gc_owner_leave(&caller);
+
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._dataset_entity SET leaf = $3, rows = $4, tombstones = $5,"
+				   " max_version = $6, recent_index = $7, recent_rows = $8"
+				   " WHERE dataset_id OPERATOR(pg_catalog.=) $1 AND entity_id OPERATOR(pg_catalog.=) $2", 8,
+				   INT4OID, Int32GetDatum(dataset->dataset_id),
+				   INT4OID, Int32GetDatum(member->entity->entity_id),
+				   OIDOID, ObjectIdGetDatum(member->leaf),
+				   INT8OID, Int64GetDatum(counts->rows),
+				   INT8OID, Int64GetDatum(counts->tombstones),
+				   TIMESTAMPTZOID, TimestampTzGetDatum(counts->max_version),
+				   OIDOID, ObjectIdGetDatum(recent_index),
+				   INT8OID, Int64GetDatum(counts->recent));
+}

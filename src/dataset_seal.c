@@ -1,0 +1,184 @@
+/*
+ * dataset_seal.c: seal_dataset: what was loaded becomes immutable leaves.
+ *
+ * One transaction: a failure leaves the dataset loading and the staging tables as
+ * they were. Loaders that are still writing are waited for. Of each key the newest
+ * version is kept, and of rows with equal version the one with the greater bytes,
+ * which depends on nothing but the rows themselves.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "dataset.h"
+#include "tree.h"
+
+PG_FUNCTION_INFO_V1(gc_seal_dataset);
+
+static int64
+expected_count(const char *name, JsonbValue *value)
+{
+	if (value->type == jbvNumeric)
+	{
+		Datum		count = NumericGetDatum(value->val.numeric);
+		int64		whole = DatumGetInt64(DirectFunctionCall1(numeric_int8, count));
+
+		if (whole >= 0 &&
+			DatumGetBool(DirectFunctionCall2(numeric_eq, count,
+											 DirectFunctionCall1(int8_numeric, Int64GetDatum(whole)))))
+			return whole;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the expected count of \"%s\" must be a whole number, zero or more", name)));
+	return 0;
+}
+
+/*
+ * Notes {"shop.orders": 812345} in the members. Names are looked up with the
+ * caller's search_path.
+ */
+static void
+read_expected(const GcDataset *dataset, Jsonb *expected)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_OBJECT(expected))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"expected\" must be an object of counts"),
+				 errhint("SELECT guest_context.seal_dataset(%d, '{\"%s\": 812345}');",
+						 dataset->dataset_id, gc_entity_label(dataset->root))));
+	iterator = JsonbIteratorInit(&expected->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		char	   *name;
+		Oid			relation;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(value.val.string.val, value.val.string.len);
+		relation = DatumGetObjectId(DirectFunctionCall1(regclassin, CStringGetDatum(name)));
+		JsonbIteratorNext(&iterator, &value, true);
+		gc_dataset_member(dataset, relation)->expected = expected_count(name, &value);
+	}
+}
+
+/*
+ * The counts must be the expected ones. An empty entity is more often a load that
+ * was forgotten than the truth: once somebody counts, or the active dataset has
+ * rows of it, emptiness must be said.
+ */
+static void
+check_counts(const GcDataset *dataset, const GcMember *member, const GcLeafCounts *counts,
+			 int64 superseded, bool counted)
+{
+	const char *label = gc_entity_label(member->entity);
+
+	if (member->expected != GC_NOT_EXPECTED && member->expected != counts->rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("dataset %d has %lld rows of entity \"%s\" instead of %lld",
+						dataset->dataset_id, (long long) counts->rows, label,
+						(long long) member->expected),
+				 errdetail("Besides, it has %lld tombstones, and %lld older versions were left out.",
+						   (long long) counts->tombstones, (long long) superseded),
+				 errhint("Load what is missing into \"%s\", or correct the expected count, then seal again.",
+						 get_rel_name(member->staging))));
+	if (counts->rows == 0 && member->expected == GC_NOT_EXPECTED &&
+		(counted || gc_dataset_active_rows(member->entity) > 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("dataset %d has no rows of entity \"%s\"", dataset->dataset_id, label),
+				 counted ? errdetail("Its count is not among the expected ones.") :
+				 errdetail("The active dataset has rows of it."),
+				 errhint("If that is right: SELECT guest_context.seal_dataset(%d, '{\"%s\": 0, …}');",
+						 dataset->dataset_id, label)));
+}
+
+/* The newest version per key, as SQL for FROM; its alias is no column's name. */
+static char *
+newest_loaded(const GcMember *member)
+{
+	char	   *keys = gc_column_list(member->entity->key_columns, "gc_row.");
+
+	return psprintf("(SELECT DISTINCT ON (%s) gc_row.* FROM %s gc_row"
+					" ORDER BY %s, gc_row.%s DESC, gc_row USING OPERATOR(pg_catalog.*>)) v",
+					keys, gc_quoted_name(member->staging), keys,
+					quote_identifier(member->entity->version_column));
+}
+
+static int64
+seal_member(const GcDataset *dataset, GcMember *member, bool counted)
+{
+	char	   *staging = gc_quoted_name(member->staging);
+	GcLeafCounts counts;
+	int64		loaded;
+	int64		superseded;
+
+	/* Waits for loaders; the snapshot comes after, so that it sees their rows. */
+	gc_run_ddl(psprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", staging), member->entity->owner);
+	PushActiveSnapshot(GetLatestSnapshot());
+	loaded = gc_owner_count(member->entity->owner, psprintf("SELECT count(*) FROM %s", staging));
+	gc_leaf_make(dataset, member, newest_loaded(member), &counts);
+	PopActiveSnapshot();
+
+	superseded = loaded - counts.rows - counts.tombstones;
+	check_counts(dataset, member, &counts, superseded, counted);
+	gc_run_ddl(psprintf("DROP TABLE %s", staging), member->entity->owner);
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._dataset_entity SET staging = NULL, superseded = $3"
+				   " WHERE dataset_id OPERATOR(pg_catalog.=) $1 AND entity_id OPERATOR(pg_catalog.=) $2", 3,
+				   INT4OID, Int32GetDatum(dataset->dataset_id),
+				   INT4OID, Int32GetDatum(member->entity->entity_id),
+				   INT8OID, Int64GetDatum(superseded));
+	return counts.rows;
+}
+
+void
+gc_dataset_sealed(const GcDataset *dataset)
+{
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._dataset SET state = 'sealed',"
+				   " sealed_at = pg_catalog.clock_timestamp(), message = NULL"
+				   " WHERE dataset_id OPERATOR(pg_catalog.=) $1", 1,
+				   INT4OID, Int32GetDatum(dataset->dataset_id));
+}
+
+/*
+ * seal_dataset(dataset bigint, expected jsonb) -> bigint
+ *
+ * Returns the live rows of all entities together.
+ */
+Datum
+gc_seal_dataset(PG_FUNCTION_ARGS)
+{
+	GcDataset  *dataset;
+	int64		rows = 0;
+	int			guc_level;
+	ListCell   *lc;
+
+	gc_require_argument(fcinfo, 0, "dataset");
+	gc_require_read_committed("seal");
+	dataset = gc_dataset_open(PG_GETARG_INT64(0), "seal", GC_LOADING, ExclusiveLock);
+	gc_dataset_check_external(dataset, "seal");
+	if (!PG_ARGISNULL(1))
+		read_expected(dataset, PG_GETARG_JSONB_P(1));
+
+	guc_level = gc_enter();
+	foreach(lc, dataset->members)
+		rows += seal_member(dataset, lfirst(lc), !PG_ARGISNULL(1));
+	gc_dataset_sealed(dataset);
+	gc_leave(guc_level);
+	PG_RETURN_INT64(rows);
+}
