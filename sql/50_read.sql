@@ -16,20 +16,34 @@ COMMENT ON TYPE guest_context._plan IS 'what a plan of a view of truth was made 
 
 CREATE FUNCTION guest_context._plan_support(internal) RETURNS internal
 	LANGUAGE c STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_plan_support';
-COMMENT ON FUNCTION guest_context._plan_support(internal) IS 'planner support of _floor, _plan_ok and _is_current';
+COMMENT ON FUNCTION guest_context._plan_support(internal) IS 'planner support of _active_dataset, _plan_ok and _is_current';
+
+CREATE FUNCTION guest_context._floor_support(internal) RETURNS internal
+	LANGUAGE c STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_floor_support';
+COMMENT ON FUNCTION guest_context._floor_support(internal) IS 'planner support of _floor';
+
+CREATE FUNCTION guest_context._ceiling_support(internal) RETURNS internal
+	LANGUAGE c STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_ceiling_support';
+COMMENT ON FUNCTION guest_context._ceiling_support(internal) IS 'planner support of _ceiling';
 
 CREATE FUNCTION guest_context._plan(tree regclass) RETURNS guest_context._plan
 	LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_plan_unplanned';
 COMMENT ON FUNCTION guest_context._plan(regclass) IS 'stands in a view for what the planner will put there';
 
 CREATE FUNCTION guest_context._floor(tree regclass) RETURNS timestamptz
-	LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT guest_context._plan_support
-	AS 'MODULE_PATHNAME', 'gc_floor';
-COMMENT ON FUNCTION guest_context._floor(regclass) IS 'lowest window start of all datasets that are not dropped; a constant once planned';
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT guest_context._floor_support
+	AS 'MODULE_PATHNAME', 'gc_plan_unplanned';
+COMMENT ON FUNCTION guest_context._floor(regclass) IS 'a constant once planned: lowest window start of all datasets that are not dropped';
 
-CREATE FUNCTION guest_context._active_dataset(tree regclass) RETURNS integer
-	LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_active_dataset';
-COMMENT ON FUNCTION guest_context._active_dataset(regclass) IS 'the active dataset of this tree in the statement''s snapshot, 0 = none';
+CREATE FUNCTION guest_context._ceiling(tree regclass) RETURNS timestamptz
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT guest_context._ceiling_support
+	AS 'MODULE_PATHNAME', 'gc_plan_unplanned';
+COMMENT ON FUNCTION guest_context._ceiling(regclass) IS 'a constant once planned: end of the leaf after the present one';
+
+CREATE FUNCTION guest_context._active_dataset(plan guest_context._plan) RETURNS integer
+	LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT guest_context._plan_support
+	AS 'MODULE_PATHNAME', 'gc_active_dataset';
+COMMENT ON FUNCTION guest_context._active_dataset(guest_context._plan) IS 'the active dataset of the tree in the statement''s snapshot, 0 = none; checks the plan';
 
 CREATE FUNCTION guest_context._plan_ok(plan guest_context._plan) RETURNS boolean
 	LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT guest_context._plan_support

@@ -1,10 +1,16 @@
 /*
  * planner.c: what the planner is told about a view of truth.
  *
- * The view calls _floor, _plan_ok and _is_current. When the planner simplifies
- * them, this support function puts constants there: the window's floor, so that
- * leaves of the past are pruned without being opened, and what the plan was
- * made with (GcPlan), so that execution can tell when that is not enough.
+ * When the planner simplifies the functions in a view, the support functions
+ * here put constants there: for _floor and _ceiling the bounds of arrival
+ * between which the plan reads, so that leaves of the past and of the days ahead
+ * are pruned without being opened; for the others what the plan was made with
+ * (GcPlan), so that execution can tell when that is not enough.
+ *
+ * That must be checked even when the plan returns no row at all. The check is in
+ * _active_dataset, which partition pruning evaluates when the executor starts.
+ * Where a plan may have no such pruning, _plan_ok stays in it as a one-time filter on
+ * every leaf, which costs every row a little; elsewhere it is simplified away.
  *
  * The constants of one planning come from one reading, kept beside the
  * planner's own state: were the floor of _floor newer than that of _plan_ok, a
@@ -23,6 +29,8 @@
 #include "nodes/nodeFuncs.h"
 #include "nodes/pathnodes.h"
 #include "nodes/supportnodes.h"
+#include "optimizer/cost.h"
+#include "optimizer/paths.h"
 #include "parser/parsetree.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
@@ -39,6 +47,8 @@
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_plan_support);
+PG_FUNCTION_INFO_V1(gc_floor_support);
+PG_FUNCTION_INFO_V1(gc_ceiling_support);
 PG_FUNCTION_INFO_V1(gc_plan_in);
 PG_FUNCTION_INFO_V1(gc_plan_out);
 PG_FUNCTION_INFO_V1(gc_plan_unplanned);
@@ -70,6 +80,30 @@ forget_reading(void *arg)
 			*link = (*link)->next;
 			return;
 		}
+}
+
+/*
+ * A plan reads up to the end of the leaf after the one of this moment: what
+ * lies further ahead is empty, and in that time the next leaf is attached and the plan
+ * made anew.
+ */
+static void
+set_bounds(GcPlan *plan, PartitionBoundInfo bounds)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			i;
+
+	if (bounds == NULL || bounds->ndatums == 0)
+	{
+		plan->leaves_from = plan->ceiling = DT_NOBEGIN;
+		return;
+	}
+	plan->leaves_from = DatumGetTimestampTz(bounds->datums[0][0]);
+	for (i = bounds->ndatums - 1; i > 0; i--)
+		if (DatumGetTimestampTz(bounds->datums[i][0]) <= now)
+			break;
+	plan->ceiling = DatumGetTimestampTz(bounds->datums[Min(i + 2, bounds->ndatums - 1)][0]);
+	plan->two_leaves = i + 2 <= bounds->ndatums - 1 && plan->floor < now;
 }
 
 /* Reads floor, bounds and datasets of a tree; no key yet. */
@@ -108,15 +142,7 @@ read_tree(PlannerGlobal *glob, Oid versions)
 	SET_VARSIZE(plan, offsetof(GcPlan, datasets) + sizeof(int32) * ndatasets);
 	plan->versions = versions;
 	plan->floor = window.floor;
-	if (speed->boundinfo == NULL || speed->boundinfo->ndatums == 0)
-		plan->leaves_from = plan->leaves_until = DT_NOBEGIN;
-	else
-	{
-		PartitionBoundInfo bounds = speed->boundinfo;
-
-		plan->leaves_from = DatumGetTimestampTz(bounds->datums[0][0]);
-		plan->leaves_until = DatumGetTimestampTz(bounds->datums[bounds->ndatums - 1][0]);
-	}
+	set_bounds(plan, speed->boundinfo);
 	plan->ndatasets = ndatasets;
 	for (int i = 0; i < ndatasets; i++)
 		plan->datasets[i] = DatumGetInt32(batch->boundinfo->datums[i][0]);
@@ -188,53 +214,53 @@ column_argument(PlannerInfo *root, List *args, int position, Oid versions)
 	return InvalidAttrNumber;	/* keep the compiler quiet */
 }
 
-/* A constant of type _plan in place of the call of _plan(). */
-static Const *
-plan_const(Oid type, GcPlan *plan)
+/*
+ * Will the executor surely evaluate _active_dataset when it starts? Partition
+ * pruning does so for an Append, that is when two or more leaves are read and
+ * their scans are not spread over joins or aggregates of single leaves.
+ */
+static bool
+checked_at_start(const GcPlan *plan)
 {
-	return makeConst(type, -1, InvalidOid, -1, PointerGetDatum(plan), false, false);
+	return plan->two_leaves && enable_partition_pruning &&
+		!enable_partitionwise_join && !enable_partitionwise_aggregate;
 }
 
+/* _is_current: columns of one reference to the tree, which are noted in the plan. */
+static GcPlan *
+plan_with_key(PlannerInfo *root, const GcPlan *plan, List *args)
+{
+	GcPlan	   *result = palloc(VARSIZE(plan));
+
+	memcpy(result, plan, VARSIZE(plan));
+	for (int i = GC_ARG_DATASET; i < GC_ARG_KEY; i++)
+		column_argument(root, args, i, plan->versions);
+	result->version_attno = column_argument(root, args, GC_ARG_VERSION, plan->versions);
+	result->nkeys = list_length(args) - GC_ARG_KEY;
+	for (int i = 0; i < result->nkeys; i++)
+		result->key_attnos[i] = column_argument(root, args, GC_ARG_KEY + i, plan->versions);
+	return result;
+}
+
+/* Puts a constant of type _plan in the place of the call of _plan(). */
 static Node *
-simplify(SupportRequestSimplify *request)
+plant_plan(SupportRequestSimplify *request)
 {
 	FuncExpr   *call = request->fcall;
 	Node	   *first = linitial(call->args);
 	GcPlan	   *plan;
-	Const	   *planted;
 
 	/* Without a query there is no plan; a planted one stays as it is. */
-	if (request->root == NULL)
+	if (request->root == NULL || IsA(first, Const))
 		return NULL;
-	if (exprType(first) != REGCLASSOID && IsA(first, Const))
-		return NULL;
-
 	plan = plan_for_tree(request->root, tree_argument(first));
-	if (exprType(first) == REGCLASSOID) /* _floor */
-		return (Node *) makeConst(TIMESTAMPTZOID, -1, InvalidOid, sizeof(TimestampTz),
-								  TimestampTzGetDatum(plan->floor), false, FLOAT8PASSBYVAL);
-
-	if (list_length(call->args) > 1)	/* _is_current */
-	{
-		GcPlan	   *with_key = palloc(VARSIZE(plan));
-		int			nkeys = list_length(call->args) - GC_ARG_KEY;
-
-		if (!IsA(list_nth(call->args, GC_ARG_DATASET), Var) || nkeys > INDEX_MAX_KEYS)
-			column_argument(request->root, call->args, GC_ARG_PLAN, plan->versions);
-		memcpy(with_key, plan, VARSIZE(plan));
-		for (int i = GC_ARG_DATASET; i < GC_ARG_KEY; i++)
-			column_argument(request->root, call->args, i, plan->versions);
-		with_key->version_attno = column_argument(request->root, call->args,
-												  GC_ARG_VERSION, plan->versions);
-		with_key->nkeys = nkeys;
-		for (int i = 0; i < nkeys; i++)
-			with_key->key_attnos[i] = column_argument(request->root, call->args,
-													  GC_ARG_KEY + i, plan->versions);
-		plan = with_key;
-	}
-	planted = plan_const(exprType(first), plan);
-	call = (FuncExpr *) copyObject(call);
-	linitial(call->args) = planted;
+	if (call->funcresulttype == BOOLOID && list_length(call->args) == 1 && checked_at_start(plan))
+		return makeBoolConst(true, false);	/* _plan_ok */
+	if (list_length(call->args) > 1)
+		plan = plan_with_key(request->root, plan, call->args);
+	call = copyObject(call);
+	linitial(call->args) = makeConst(exprType(first), -1, InvalidOid, -1,
+									 PointerGetDatum(plan), false, false);
 	return (Node *) call;
 }
 
@@ -246,13 +272,49 @@ gc_plan_support(PG_FUNCTION_ARGS)
 	Node	   *result = NULL;
 
 	if (IsA(request, SupportRequestSimplify))
-		result = simplify((SupportRequestSimplify *) request);
+		result = plant_plan((SupportRequestSimplify *) request);
 	else if (IsA(request, SupportRequestSelectivity))
 	{
 		((SupportRequestSelectivity *) request)->selectivity = CURRENT_SELECTIVITY;
 		result = request;
 	}
 	PG_RETURN_POINTER(result);
+}
+
+/* The plan that a bound belongs to, or NULL when this is no simplification. */
+static GcPlan *
+plan_of_bound(Node *request)
+{
+	SupportRequestSimplify *simplify = (SupportRequestSimplify *) request;
+
+	if (!IsA(request, SupportRequestSimplify) || simplify->root == NULL)
+		return NULL;
+	return plan_for_tree(simplify->root, tree_argument(linitial(simplify->fcall->args)));
+}
+
+static Node *
+bound_const(TimestampTz bound)
+{
+	return (Node *) makeConst(TIMESTAMPTZOID, -1, InvalidOid, sizeof(TimestampTz),
+							  TimestampTzGetDatum(bound), false, FLOAT8PASSBYVAL);
+}
+
+/* _floor_support(internal) -> internal */
+Datum
+gc_floor_support(PG_FUNCTION_ARGS)
+{
+	GcPlan	   *plan = plan_of_bound((Node *) PG_GETARG_POINTER(0));
+
+	PG_RETURN_POINTER(plan ? bound_const(plan->floor) : NULL);
+}
+
+/* _ceiling_support(internal) -> internal */
+Datum
+gc_ceiling_support(PG_FUNCTION_ARGS)
+{
+	GcPlan	   *plan = plan_of_bound((Node *) PG_GETARG_POINTER(0));
+
+	PG_RETURN_POINTER(plan ? bound_const(plan->ceiling) : NULL);
 }
 
 /* _plan_in(cstring) -> _plan: nobody but the planner makes one. */
@@ -271,13 +333,13 @@ gc_plan_out(PG_FUNCTION_ARGS)
 {
 	GcPlan	   *plan = (GcPlan *) PG_GETARG_POINTER(0);
 
-	PG_RETURN_CSTRING(psprintf("floor %s, leaves until %s, %d datasets",
+	PG_RETURN_CSTRING(psprintf("%s to %s, %d datasets",
 							   gc_timestamp_literal(plan->floor),
-							   gc_timestamp_literal(plan->leaves_until),
+							   gc_timestamp_literal(plan->ceiling),
 							   plan->ndatasets));
 }
 
-/* _plan(regclass) -> _plan: only there to be replaced */
+/* _plan(regclass), _floor(regclass), _ceiling(regclass): only there to be replaced */
 Datum
 gc_plan_unplanned(PG_FUNCTION_ARGS)
 {

@@ -50,6 +50,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -60,7 +61,6 @@
 #include "guest_context.h"
 #include "read.h"
 
-PG_FUNCTION_INFO_V1(gc_floor);
 PG_FUNCTION_INFO_V1(gc_active_dataset);
 PG_FUNCTION_INFO_V1(gc_plan_ok);
 PG_FUNCTION_INFO_V1(gc_is_current);
@@ -170,9 +170,14 @@ get_read(FunctionCallInfo fcinfo, Oid versions)
 	return read;
 }
 
+/*
+ * The plan does not cover what the statement must see. Plans kept by this
+ * session are dropped first, so that a retry has a new one for sure.
+ */
 static void
 plan_too_old(const GcRead *read, const char *reason)
 {
+	ResetPlanCache();
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("could not read \"%s\" because of a concurrent change of its window",
@@ -204,8 +209,8 @@ check_plan(GcRead *read, const GcPlan *plan)
 		plan_too_old(read, "The window begins before the oldest partition that the plan reads.");
 	if (read->window.dataset_id != 0 && !plan_has_dataset(plan, read->window.dataset_id))
 		plan_too_old(read, "The active dataset is not among those that the plan reads.");
-	if (read->window.leaves_until > plan->leaves_until &&
-		GetCurrentTimestamp() >= plan->leaves_until)
+	if (read->window.leaves_until > plan->ceiling &&
+		GetCurrentTimestamp() >= plan->ceiling)
 		plan_too_old(read, "Records arrive in a partition that the plan does not read.");
 
 	/*
@@ -224,18 +229,20 @@ check_plan(GcRead *read, const GcPlan *plan)
 	read->checked_plan = plan;
 }
 
-/* _floor(regclass) -> timestamptz; the planner replaces it by a constant. */
-Datum
-gc_floor(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_TIMESTAMPTZ(get_read(fcinfo, PG_GETARG_OID(0))->window.floor);
-}
-
-/* _active_dataset(regclass) -> integer, 0 = none */
+/* _active_dataset(_plan) -> integer, 0 = none; or ERROR */
 Datum
 gc_active_dataset(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT32(get_read(fcinfo, PG_GETARG_OID(0))->window.dataset_id);
+	GcRead	   *read = fcinfo->flinfo->fn_extra;
+
+	if (unlikely(read == NULL))
+	{
+		const GcPlan *plan = (const GcPlan *) PG_GETARG_POINTER(0);
+
+		read = get_read(fcinfo, plan->versions);
+		check_plan(read, plan);
+	}
+	PG_RETURN_INT32(read->window.dataset_id);
 }
 
 /* _plan_ok(_plan) -> true, or ERROR */
@@ -251,6 +258,18 @@ gc_plan_ok(PG_FUNCTION_ARGS)
 /*
  * Preparing: the key, the leaves
  */
+
+/* Does equality of the type mean equality of bytes? Its btree operator class knows. */
+static bool
+is_bytewise(const GcKeyColumn *column)
+{
+	Oid			equal_image = get_opfamily_proc(column->opfamily, column->opcintype,
+												column->opcintype, BTEQUALIMAGE_PROC);
+
+	return OidIsValid(equal_image) &&
+		DatumGetBool(OidFunctionCall1Coll(equal_image, column->collation,
+										  ObjectIdGetDatum(column->opcintype)));
+}
 
 /* The key's columns with their types' functions, and scan keys for probes. */
 static void
@@ -279,6 +298,7 @@ prepare_key(GcRead *read, const GcPlan *plan)
 		column->typbyval = att->attbyval;
 		column->opfamily = type->btree_opf;
 		column->opcintype = type->btree_opintype;
+		column->bytewise = is_bytewise(column);
 		fmgr_info_copy(&column->hash, &type->hash_proc_finfo, read->context);
 		fmgr_info_copy(&column->equal, &type->eq_opr_finfo, read->context);
 		ScanKeyEntryInitialize(&read->scan_keys[i], 0, i + 1, BTEqualStrategyNumber,
@@ -318,7 +338,7 @@ prepare_leaves(GcRead *read, const GcPlan *plan)
 
 		if (upper <= read->window.window_start)
 			break;
-		if (index < 0 || lower >= plan->leaves_until)
+		if (index < 0 || lower >= plan->ceiling)
 			continue;
 		read->speed[read->nspeed].relid = speed->oids[index];
 		read->speed[read->nspeed].check_arrival = lower < read->window.window_start;

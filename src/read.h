@@ -20,9 +20,10 @@ typedef struct GcPlan
 {
 	int32		vl_len_;
 	Oid			versions;		/* root of the tree */
-	TimestampTz floor;			/* leaves below were pruned */
+	TimestampTz floor;			/* the plan reads arrivals from here … */
+	TimestampTz ceiling;		/* … up to here */
 	TimestampTz leaves_from;	/* lower bound of the oldest speed leaf known */
-	TimestampTz leaves_until;	/* upper bound of the newest speed leaf known */
+	bool		two_leaves;		/* it reads two speed leaves or more */
 	int16		version_attno;	/* of the root; 0 in a plan without key */
 	int16		nkeys;
 	int16		key_attnos[INDEX_MAX_KEYS];
@@ -66,7 +67,7 @@ gc_position_compare(const GcPosition *a, const GcPosition *b)
 							  unconstify(ItemPointerData *, &b->tid));
 }
 
-/* How the key of a tree is hashed and compared: the types' own functions. */
+/* How the key of a tree is hashed and compared: as its btree operator classes do. */
 typedef struct GcKeyColumn
 {
 	AttrNumber	attno;			/* in the root of the tree */
@@ -77,7 +78,8 @@ typedef struct GcKeyColumn
 	char		typalign;
 	Oid			opfamily;		/* default btree family */
 	Oid			opcintype;
-	FmgrInfo	hash;
+	bool		bytewise;		/* equal values have equal bytes, and only they */
+	FmgrInfo	hash;			/* for the others: the type's own */
 	FmgrInfo	equal;
 } GcKeyColumn;
 

@@ -48,8 +48,12 @@ gc_truth_where(const GcEntity *entity, const char *alias, bool with_deleted)
 	char	   *tree = tree_literal(entity);
 	char	   *keys = gc_column_list(entity->key_columns, psprintf("%s.", alias));
 
-	return psprintf("%1$s.gc_arrived_at >= guest_context._floor(%2$s)\n"
-					"  AND (%1$s.gc_dataset = 0 OR %1$s.gc_dataset = guest_context._active_dataset(%2$s))\n"
+	/*
+	 * The first condition is there for partition pruning, and each arm names
+	 * the partition keys of both tiers, so that each prunes the other's leaves.
+	 */
+	return psprintf("(%1$s.gc_arrived_at = 'infinity' AND %1$s.gc_dataset = guest_context._active_dataset(guest_context._plan(%2$s))\n"
+					"    OR %1$s.gc_dataset = 0 AND %1$s.gc_arrived_at >= guest_context._floor(%2$s) AND %1$s.gc_arrived_at < guest_context._ceiling(%2$s))\n"
 					"%5$s"
 					"  AND guest_context._is_current(guest_context._plan(%2$s), %1$s.gc_dataset, %1$s.gc_arrived_at,\n"
 					"        %1$s.%3$s, %1$s.gc_source, %1$s.gc_partition, %1$s.gc_offset, %1$s.ctid, %4$s)\n"
@@ -145,7 +149,8 @@ gc_truth_sql_text(PG_FUNCTION_ARGS)
 void
 gc_view_create(const GcEntity *entity, bool replace)
 {
-	char	   *name = quote_qualified_identifier(entity->schema, entity->name);
+	char	   *name = replace ? gc_quoted_name(entity->view) :
+		quote_qualified_identifier(entity->schema, entity->name);
 
 	gc_run_ddl(psprintf("CREATE %sVIEW %s WITH (security_invoker = %s) AS\n%s",
 						replace ? "OR REPLACE " : "", name,

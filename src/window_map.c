@@ -3,10 +3,11 @@
  * each, made for one statement by read.c.
  *
  * Most lookups miss: a scan of history asks for every row whether the window
- * has something newer, and nearly always it has not. So the table that a miss
- * touches is as small as can be (hash and number, 8 bytes a slot, half full),
- * and all else lies in an array of fixed-size entries behind it. Keys are
- * compared exactly on a hit, by the type's own equality and collation.
+ * has something newer, and nearly always it has not. So a miss should touch
+ * little memory. In front is a bit filter of 16 bits a key, small enough for a
+ * processor's second cache when the slots no longer are; behind it slots of
+ * hash and number, half full; then fixed-size entries. Keys are compared exactly
+ * on a hit, byte by byte where the type's equality means that, else by it.
  *
  * Open addressing, linear probing; nothing is ever removed but by the context.
  */
@@ -40,6 +41,7 @@ struct GcWindowMap
 	MemoryContext context;
 	GcKey	   *key;
 	Size		limit;			/* bytes; 0 = none */
+	uint64	   *filter;			/* a word for every 8 slots */
 	Slot	   *slots;
 	uint32		mask;			/* number of slots - 1 */
 	uint32		used;
@@ -47,6 +49,27 @@ struct GcWindowMap
 	char	  **chunks;
 	uint32		nchunks;
 };
+
+/* The bytes of a value of a bytewise column; by-value types are in *word. */
+static inline const unsigned char *
+value_bytes(const GcKeyColumn *column, Datum value, Datum *word, int *length)
+{
+	if (column->typbyval)
+	{
+		*word = value;
+		*length = sizeof(Datum);
+		return (const unsigned char *) word;
+	}
+	if (column->typlen == -1)
+	{
+		struct varlena *packed = PG_DETOAST_DATUM_PACKED(value);
+
+		*length = VARSIZE_ANY_EXHDR(packed);
+		return (const unsigned char *) VARDATA_ANY(packed);
+	}
+	*length = column->typlen == -2 ? strlen(DatumGetCString(value)) : column->typlen;
+	return (const unsigned char *) DatumGetPointer(value);
+}
 
 uint32
 gc_key_hash(GcKey *key, const Datum *values)
@@ -56,12 +79,38 @@ gc_key_hash(GcKey *key, const Datum *values)
 	for (int i = 0; i < key->ncolumns; i++)
 	{
 		GcKeyColumn *column = &key->columns[i];
-		uint32		part = DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation,
-															values[i]));
+		uint32		part;
 
+		if (column->bytewise)
+		{
+			Datum		word;
+			int			length;
+			const unsigned char *bytes = value_bytes(column, values[i], &word, &length);
+
+			part = hash_bytes(bytes, length);
+		}
+		else
+			part = DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i]));
 		hash = i == 0 ? part : hash_combine(hash, part);
 	}
 	return hash;
+}
+
+static bool
+column_equal(GcKeyColumn *column, Datum a, Datum b)
+{
+	Datum		a_word;
+	Datum		b_word;
+	int			a_length;
+	int			b_length;
+	const unsigned char *a_bytes;
+	const unsigned char *b_bytes;
+
+	if (!column->bytewise)
+		return DatumGetBool(FunctionCall2Coll(&column->equal, column->collation, a, b));
+	a_bytes = value_bytes(column, a, &a_word, &a_length);
+	b_bytes = value_bytes(column, b, &b_word, &b_length);
+	return a_length == b_length && memcmp(a_bytes, b_bytes, a_length) == 0;
 }
 
 /* Does an entry's key equal these values? */
@@ -69,13 +118,28 @@ static bool
 key_equal(GcKey *key, const Datum *a, const Datum *b)
 {
 	for (int i = 0; i < key->ncolumns; i++)
-	{
-		GcKeyColumn *column = &key->columns[i];
-
-		if (!DatumGetBool(FunctionCall2Coll(&column->equal, column->collation, a[i], b[i])))
+		if (!column_equal(&key->columns[i], a[i], b[i]))
 			return false;
-	}
 	return true;
+}
+
+/* Two bits of a word of the filter; the word is chosen by other bits of the mix. */
+static inline uint64
+filter_bits(uint64 mixed)
+{
+	return (UINT64CONST(1) << (mixed >> 58)) | (UINT64CONST(1) << ((mixed >> 52) & 63));
+}
+
+static inline uint64
+mix(uint32 hash)
+{
+	return hash * UINT64CONST(0x9E3779B97F4A7C15);
+}
+
+static inline uint64 *
+filter_word(GcWindowMap *map, uint64 mixed)
+{
+	return &map->filter[(mixed >> 20) & (map->mask >> 3)];
 }
 
 static Entry *
@@ -96,6 +160,7 @@ gc_window_map_create(MemoryContext context, GcKey *key, Size limit)
 	map->limit = limit;
 	map->slots = MemoryContextAllocZero(context, INITIAL_SLOTS * sizeof(Slot));
 	map->mask = INITIAL_SLOTS - 1;
+	map->filter = MemoryContextAllocZero(context, INITIAL_SLOTS / 8 * sizeof(uint64));
 	map->entry_size = MAXALIGN(offsetof(Entry, key) + sizeof(Datum) * key->ncolumns);
 	map->chunks = MemoryContextAlloc(context, sizeof(char *));
 	return map;
@@ -105,8 +170,7 @@ gc_window_map_create(MemoryContext context, GcKey *key, Size limit)
 static Slot *
 find_slot(GcWindowMap *map, uint32 hash, const Datum *values)
 {
-	/* The low bits of some hash functions are poor; the slot takes mixed ones. */
-	uint32		i = murmurhash32(hash) & map->mask;
+	uint32		i = hash & map->mask;
 
 	for (;; i = (i + 1) & map->mask)
 	{
@@ -120,7 +184,7 @@ find_slot(GcWindowMap *map, uint32 hash, const Datum *values)
 	}
 }
 
-/* Doubles the slots. */
+/* Doubles the slots and the filter. */
 static void
 grow(GcWindowMap *map)
 {
@@ -128,6 +192,9 @@ grow(GcWindowMap *map)
 	uint32		old_mask = map->mask;
 
 	map->mask = old_mask * 2 + 1;
+	pfree(map->filter);
+	map->filter = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) / 8 * sizeof(uint64),
+											 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	map->slots = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) * sizeof(Slot),
 											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	for (uint32 i = 0; i <= old_mask; i++)
@@ -136,9 +203,10 @@ grow(GcWindowMap *map)
 
 		if (old[i].entry == 0)
 			continue;
-		for (j = murmurhash32(old[i].hash) & map->mask; map->slots[j].entry != 0;)
+		for (j = old[i].hash & map->mask; map->slots[j].entry != 0;)
 			j = (j + 1) & map->mask;
 		map->slots[j] = old[i];
+		*filter_word(map, mix(old[i].hash)) |= filter_bits(mix(old[i].hash));
 	}
 	pfree(old);
 }
@@ -201,6 +269,7 @@ gc_window_map_add(GcWindowMap *map, const Datum *values, const GcPosition *posit
 	entry->position = *position;
 	slot->hash = hash;
 	slot->entry = map->used;
+	*filter_word(map, mix(hash)) |= filter_bits(mix(hash));
 	return true;
 }
 
@@ -208,7 +277,12 @@ gc_window_map_add(GcWindowMap *map, const Datum *values, const GcPosition *posit
 const GcPosition *
 gc_window_map_find(GcWindowMap *map, const Datum *values)
 {
-	Slot	   *slot = find_slot(map, gc_key_hash(map->key, values), values);
+	uint32		hash = gc_key_hash(map->key, values);
+	uint64		bits = filter_bits(mix(hash));
+	Slot	   *slot;
 
+	if ((*filter_word(map, mix(hash)) & bits) != bits)
+		return NULL;
+	slot = find_slot(map, hash, values);
 	return slot->entry == 0 ? NULL : &entry_at(map, slot->entry - 1)->position;
 }
