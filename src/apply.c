@@ -1,3 +1,370 @@
+/*
+ * apply.c: apply(), change records from SQL into the speed table.
+ *
+ * A record goes the way of one from a changelog: through the decoder
+ * (src/common/), which makes texts of columns or an error, and through COPY's
+ * machinery into the leaf of the moment. Source is 0, the offset comes
+ * from the entity's own sequence, so that of two records with one version the
+ * one applied later wins.
+ *
+ * The caller needs INSERT on the tree's root; writing itself runs as the
+ * tree's owner in a security-restricted context, since defaults, checks and
+ * triggers are the owner's. The root's writer lock is taken before the clock is
+ * read and held to the end of the transaction: see gc_writers_check.
+ */
 #include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_type.h"
+#include "commands/copy.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/value.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/timestamp.h"
+
 #include "apply.h"
-void gc_mapping_check(const GcEntity *entity) {}
+#include "catalog.h"
+#include "common/decode.h"
+#include "compat.h"
+#include "guest_context.h"
+#include "tree.h"
+
+PG_FUNCTION_INFO_V1(gc_apply);
+
+#define UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* Rows of one COPY: all have the same columns. */
+typedef struct Batch
+{
+	const GcEntity *entity;
+	const GcMappingSpec *spec;
+	Relation	leaf;
+	bool	   *has_default;	/* of each column */
+	bool	   *absent;			/* columns that these rows leave to their DEFAULT */
+	StringInfoData rows;		/* COPY text format */
+	char	   *arrived_at;		/* literal */
+} Batch;
+
+/* What COPY reads; its callback has no argument. */
+static StringInfo copy_source;
+
+static int
+read_source(void *buffer, int minimum, int maximum)
+{
+	int			count = Min(maximum, copy_source->len - copy_source->cursor);
+
+	memcpy(buffer, copy_source->data + copy_source->cursor, count);
+	copy_source->cursor += count;
+	return count;
+}
+
+static GcColumnKind
+kind_of_type(Oid type)
+{
+	switch (getBaseType(type))
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+			return GC_KIND_TEXT;
+		case JSONOID:
+		case JSONBOID:
+			return GC_KIND_JSON;
+		case TIMESTAMPTZOID:
+			return GC_KIND_TIMESTAMPTZ;
+		case TIMESTAMPOID:
+			return GC_KIND_TIMESTAMP;
+		case DATEOID:
+			return GC_KIND_DATE;
+		default:
+			return OidIsValid(get_base_element_type(type)) ? GC_KIND_ARRAY : GC_KIND_OTHER;
+	}
+}
+
+static void
+report(const GcDecodeError *error)
+{
+	ereport(ERROR,
+			(errcode(GC_DECODE_ERRCODE(error)),
+			 errmsg_internal("%s", error->message),
+			 error->detail[0] ? errdetail_internal("%s", error->detail) : 0,
+			 error->hint[0] ? errhint("%s", error->hint) : 0));
+}
+
+/* The decoder's view of an entity's columns. */
+static GcMappingSpec *
+mapping_spec(const GcEntity *entity)
+{
+	int			ncolumns = list_length(entity->shape_columns);
+	GcDecodeColumn *columns = palloc0(sizeof(GcDecodeColumn) * ncolumns);
+	GcMappingSpec *spec = palloc0(sizeof(GcMappingSpec));
+
+	for (int i = 0; i < ncolumns; i++)
+	{
+		const char *name = strVal(list_nth(entity->shape_columns, i));
+		Oid			type = get_atttype(entity->versions, get_attnum(entity->versions, name));
+
+		columns[i].name = name;
+		columns[i].kind = kind_of_type(type);
+		if (columns[i].kind == GC_KIND_ARRAY)
+			columns[i].element = kind_of_type(get_base_element_type(type));
+		columns[i].is_key = list_member(entity->key_columns, makeString((char *) name));
+		columns[i].is_version = strcmp(name, entity->version_column) == 0;
+		columns[i].is_unmapped = entity->unmapped_column != NULL &&
+			strcmp(name, entity->unmapped_column) == 0;
+	}
+	spec->columns = columns;
+	spec->ncolumns = ncolumns;
+	spec->mapping = entity->mapping;
+	return spec;
+}
+
+void
+gc_mapping_check(const GcEntity *entity)
+{
+	GcDecodeError error;
+	GcMapping  *mapping = gc_mapping_compile(mapping_spec(entity), &error);
+
+	if (mapping == NULL)
+		report(&error);
+	gc_mapping_free(mapping);
+}
+
+/* The leaf for records that arrive now, made if maintenance is late; locked. */
+static Relation
+open_leaf(const GcEntity *entity, TimestampTz arrived_at)
+{
+	for (;;)
+	{
+		GcSpeedLeaf *leaves;
+		int			count = gc_speed_leaves(entity->speed, &leaves);
+
+		for (int i = count - 1; i >= 0; i--)
+			if (leaves[i].lower <= arrived_at && arrived_at < leaves[i].upper)
+				return table_open(leaves[i].relid, RowExclusiveLock);
+		if (count > 0 && leaves[count - 1].upper > arrived_at)
+			ereport(ERROR,
+					(errcode(ERRCODE_CHECK_VIOLATION),
+					 errmsg("entity \"%s.%s\" has no partition for records that arrive at %s",
+							entity->schema, entity->name, gc_timestamp_literal(arrived_at)),
+					 errdetail("The clock stands before the oldest partition, or a partition was removed by hand.")));
+		gc_speed_leaves_ensure(entity, arrived_at + 1);
+	}
+}
+
+/* Appends a field in COPY's text format. */
+static void
+append_field(StringInfo buf, const char *text)
+{
+	for (const char *p = text; *p; p++)
+	{
+		switch (*p)
+		{
+			case '\\':
+				appendStringInfoString(buf, "\\\\");
+				break;
+			case '\t':
+				appendStringInfoString(buf, "\\t");
+				break;
+			case '\n':
+				appendStringInfoString(buf, "\\n");
+				break;
+			case '\r':
+				appendStringInfoString(buf, "\\r");
+				break;
+			default:
+				appendStringInfoCharMacro(buf, *p);
+		}
+	}
+}
+
+/* Writes the batch's rows, as the owner. */
+static void
+flush(Batch *batch)
+{
+	List	   *columns = NIL;
+	ParseState *pstate;
+	CopyFromState copy;
+	Oid			save_user;
+	int			save_context;
+	static const char *const own[] = {"gc_arrived_at", "gc_offset", "gc_dataset",
+	"gc_source", "gc_partition", "gc_deleted"};
+
+	if (batch->rows.len == 0)
+		return;
+	for (int i = 0; i < lengthof(own); i++)
+		columns = lappend(columns, makeString(pstrdup(own[i])));
+	for (int i = 0; i < batch->spec->ncolumns; i++)
+		if (!batch->absent[i])
+			columns = lappend(columns, makeString(pstrdup(batch->spec->columns[i].name)));
+
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(batch->entity->owner, save_context | SECURITY_RESTRICTED_OPERATION);
+	pstate = make_parsestate(NULL);
+	addRangeTableEntryForRelation(pstate, batch->leaf, RowExclusiveLock, NULL, false, false);
+	copy_source = &batch->rows;
+	copy = BeginCopyFrom(pstate, batch->leaf, NULL, NULL, false, read_source, columns,
+						 list_make1(makeDefElem("encoding", (Node *) makeString("UTF8"), -1)));
+	CopyFrom(copy);
+	EndCopyFrom(copy);
+	free_parsestate(pstate);
+	SetUserIdAndSecContext(save_user, save_context);
+	resetStringInfo(&batch->rows);
+}
+
+/* Adds one decoded record; rows with other columns absent start a new COPY. */
+static void
+add_row(Batch *batch, const GcDecoded *record, int64 offset)
+{
+	int			ncolumns = batch->spec->ncolumns;
+	bool	   *absent = palloc(ncolumns);
+
+	for (int i = 0; i < ncolumns; i++)
+		absent[i] = batch->has_default[i] && record->status == GC_DECODE_UPSERT &&
+			record->fields[i].state == GC_FIELD_ABSENT;
+	if (memcmp(absent, batch->absent, ncolumns) != 0)
+	{
+		flush(batch);
+		memcpy(batch->absent, absent, ncolumns);
+	}
+	pfree(absent);
+
+	appendStringInfo(&batch->rows, "%s\t" INT64_FORMAT "\t0\t0\t0\t%s", batch->arrived_at, offset,
+					 record->status == GC_DECODE_TOMBSTONE ? "t" : "f");
+	for (int i = 0; i < ncolumns; i++)
+	{
+		if (batch->absent[i])
+			continue;
+		appendStringInfoChar(&batch->rows, '\t');
+		if (record->fields[i].state == GC_FIELD_TEXT)
+			append_field(&batch->rows, record->fields[i].text);
+		else
+			appendStringInfoString(&batch->rows, "\\N");
+	}
+	appendStringInfoChar(&batch->rows, '\n');
+}
+
+/* Who may write, and whether COPY can do it for them. */
+static void
+check_rights(const GcEntity *entity)
+{
+	AclResult	result = pg_class_aclcheck(entity->versions, GetUserId(), ACL_INSERT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(entity->versions));
+	if (check_enable_rls(entity->versions, InvalidOid, false) == RLS_ENABLED)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot apply records to entity \"%s.%s\" under row security",
+						entity->schema, entity->name),
+				 errdetail("Policies on \"%s\" apply to role \"%s\".", get_rel_name(entity->versions),
+						   GetUserNameFromId(GetUserId(), false)),
+				 errhint("Apply as the owner of the entity.")));
+}
+
+/* A version that lies too far ahead could not be replaced for as long. */
+static void
+check_version(const GcEntity *entity, const GcDecoded *record, TimestampTz now)
+{
+	TimestampTz version = record->version_us - UNIX_EPOCH_US;
+
+	if (version > now + gc_max_future_skew * USECS_PER_SEC)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_FIELD_OVERFLOW),
+				 errmsg("version of a record of entity \"%s.%s\" lies too far ahead",
+						entity->schema, entity->name),
+				 errdetail("Column \"%s\" is %s, the clock is %s, guest_context.max_future_skew is %d s.",
+						   entity->version_column, gc_timestamp_literal(version),
+						   gc_timestamp_literal(now), gc_max_future_skew)));
+}
+
+/*
+ * apply(entity regclass, payload json, deleted boolean) -> bigint
+ *
+ * Applies one JSON object, or an array of them; returns how many records were
+ * written. All or none: the first bad record is an ERROR.
+ */
+Datum
+gc_apply(PG_FUNCTION_ARGS)
+{
+	text	   *payload = PG_GETARG_TEXT_PP(1);
+	GcEntity   *entity;
+	GcEntity   *root;
+	GcMapping  *mapping;
+	GcElements *elements;
+	GcDecodeError error;
+	GcDecodeInput input = {0};
+	GcDecoded	record;
+	TimestampTz now;
+	Batch		batch = {0};
+	Oid			sequence;
+	int64		count = 0;
+	int			guc_level = gc_enter();
+
+	entity = gc_entity_get(PG_GETARG_OID(0), false);
+	check_rights(entity);
+	root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
+	gc_writer_lock(root->versions, RowExclusiveLock);
+	now = GetCurrentTimestamp();
+
+	batch.entity = entity;
+	batch.spec = mapping_spec(entity);
+	batch.arrived_at = gc_timestamp_literal(now);
+	batch.leaf = open_leaf(entity, now);
+	batch.absent = palloc0(batch.spec->ncolumns);
+	batch.has_default = palloc(batch.spec->ncolumns);
+	for (int i = 0; i < batch.spec->ncolumns; i++)
+	{
+		AttrNumber	attno = get_attnum(RelationGetRelid(batch.leaf), batch.spec->columns[i].name);
+
+		batch.has_default[i] = TupleDescAttr(RelationGetDescr(batch.leaf), attno - 1)->atthasdef;
+	}
+	initStringInfo(&batch.rows);
+
+	mapping = gc_mapping_compile(batch.spec, &error);
+	if (mapping == NULL)
+		report(&error);
+	elements = gc_elements_begin(VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload), &error);
+	if (elements == NULL)
+		report(&error);
+	sequence = linitial_oid(getOwnedSequences(entity->versions));
+	input.timestamp_us = now + UNIX_EPOCH_US;
+	input.deleted = PG_GETARG_BOOL(2);
+	while (gc_elements_next(elements, &input.value, &input.value_len))
+	{
+		CHECK_FOR_INTERRUPTS();
+		switch (gc_decode(mapping, &input, &record))
+		{
+			case GC_DECODE_UPSERT:
+			case GC_DECODE_TOMBSTONE:
+				check_version(entity, &record, now);
+				add_row(&batch, &record, nextval_internal(sequence, false));
+				count++;
+				break;
+			case GC_DECODE_FILTERED:
+			case GC_DECODE_IGNORED:
+				break;
+			case GC_DECODE_BAD:
+			case GC_DECODE_HALT:
+				report(&record.error);
+		}
+	}
+	flush(&batch);
+	table_close(batch.leaf, NoLock);
+	gc_mapping_free(mapping);
+	gc_leave(guc_level);
+	PG_RETURN_INT64(count);
+}

@@ -493,10 +493,18 @@ gc_audit(const char *verb, const char *object, const char *reason, const char *d
 int
 gc_enter(void)
 {
+	static const char *const pinned[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"TimeZone", "UTC"},
+		{"DateStyle", "ISO, MDY"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+	};
 	int			level = NewGUCNestLevel();
 
-	set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET,
-					  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for (int i = 0; i < lengthof(pinned); i++)
+		set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
+						  GUC_ACTION_SAVE, true, 0, false);
 	return level;
 }
 

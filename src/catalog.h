@@ -97,7 +97,10 @@ extern bool gc_dataset_leaf_read(int32 dataset_id, int32 entity_id,
 extern void gc_audit(const char *verb, const char *object, const char *reason,
 					 const char *detail_json);
 
-/* Pins search_path (and what else a role could set) until gc_leave. */
+/*
+ * Pins search_path and the settings that texts of values depend on, until
+ * gc_leave or the end of the (sub)transaction.
+ */
 extern int	gc_enter(void);
 extern void gc_leave(int guc_level);
 
