@@ -484,21 +484,32 @@ source_has(TupleDesc source, const char *name)
 	return false;
 }
 
-/* The columns of the staging table that the source fills: all of the shape's, by name. */
+/*
+ * The columns of the staging table that the source fills, by name: all of the shape's,
+ * but those that the shape got after the dataset was created.
+ */
 static List *
-match_columns(const GcEntity *entity, TupleDesc source)
+match_columns(const GcMember *member, TupleDesc source)
 {
-	List	   *matched = list_copy(entity->shape_columns);
+	List	   *matched = NIL;
 	List	   *missing = NIL;
 	ListCell   *lc;
 
-	foreach(lc, entity->shape_columns)
-		if (!source_has(source, strVal(lfirst(lc))))
+	foreach(lc, member->entity->shape_columns)
+	{
+		const char *name = strVal(lfirst(lc));
+
+		if (get_attnum(member->staging, name) == InvalidAttrNumber)
+			continue;
+		if (source_has(source, name))
+			matched = lappend(matched, lfirst(lc));
+		else
 			missing = lappend(missing, lfirst(lc));
+	}
 	if (missing != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("the source lacks columns of entity \"%s\"", gc_entity_label(entity)),
+				 errmsg("the source lacks columns of entity \"%s\"", gc_entity_label(member->entity)),
 				 errdetail("Missing: %s.", gc_column_list(missing, "")),
 				 errhint("Columns are matched by name: give them an alias, such as SELECT id AS %s, …",
 						 gc_column_list(list_make1(linitial(missing)), ""))));
@@ -524,7 +535,7 @@ typedef struct Transfer
 static void
 prepare_transfer(Transfer *transfer, const GcMember *member, TupleDesc source)
 {
-	char	   *columns = gc_column_list(match_columns(member->entity, source), "");
+	char	   *columns = gc_column_list(match_columns(member, source), "");
 	GcCaller	caller;
 
 	memset(transfer, 0, sizeof(*transfer));

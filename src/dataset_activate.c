@@ -86,7 +86,7 @@ active_dataset(const GcEntity *root)
  * can be forced; those that cannot are here.
  */
 static void
-switch_to(const GcDataset *dataset, int32 active, const char *verb, bool force)
+switch_to(const GcDataset *dataset, int32 active, const char *verb, const char *function, bool force)
 {
 	TimestampTz window_start = ((GcMember *) linitial(dataset->members))->window_start;
 	const GcEntity *root = dataset->root;
@@ -118,7 +118,7 @@ switch_to(const GcDataset *dataset, int32 active, const char *verb, bool force)
 	/* cached plans know the leaves of the dataset before */
 	foreach(lc, gc_entity_tree(root->entity_id))
 		CacheInvalidateRelcacheByRelid(((GcEntity *) lfirst(lc))->versions);
-	gc_audit(psprintf("%s_dataset", verb), psprintf("dataset %d", dataset->dataset_id), NULL,
+	gc_audit(function, psprintf("dataset %d", dataset->dataset_id), NULL,
 			 psprintf("{\"before\": %d, \"force\": %s}", active, force ? "true" : "false"));
 }
 
@@ -205,7 +205,7 @@ gc_dataset_activate(int64 dataset_id, int64 expected_active, bool force)
 	check_verdict(dataset, active);
 	if (!force)
 		check_unforced(dataset, active);
-	switch_to(dataset, active, "activate", force);
+	switch_to(dataset, active, "activate", "activate_dataset", force);
 	drop_old_datasets(dataset->root);
 	gc_floor_recompute(dataset->root->entity_id);
 	return active;
@@ -311,7 +311,7 @@ gc_rollback_dataset(PG_FUNCTION_ARGS)
 				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset; shows what happened.")));
 	if (!PG_GETARG_BOOL(1))
 		check_rollback(dataset);
-	switch_to(dataset, active_dataset(root), "rollback", PG_GETARG_BOOL(1));
+	switch_to(dataset, active_dataset(root), "roll back to", "rollback_dataset", PG_GETARG_BOOL(1));
 	gc_floor_recompute(root->entity_id);
 	gc_leave(guc_level);
 	PG_RETURN_INT64(dataset->dataset_id);

@@ -278,8 +278,9 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
  * tombstone among them keeps a key and a version and nothing else.
  */
 static char *
-column_sql(const GcDataset *dataset, const GcEntity *entity, const char *name)
+column_sql(const GcDataset *dataset, const GcMember *member, const char *name)
 {
+	const GcEntity *entity = member->entity;
 	const char *quoted = quote_identifier(name);
 
 	if (strcmp(name, "gc_arrived_at") == 0)
@@ -294,6 +295,13 @@ column_sql(const GcDataset *dataset, const GcEntity *entity, const char *name)
 			return pstrdup("0");
 		if (strcmp(name, "gc_offset") == 0)
 			return pstrdup("0::bigint");
+		if (get_attnum(member->staging, name) == InvalidAttrNumber)
+		{
+			/* the shape got it after the dataset was created */
+			Oid			type = get_atttype(member->leaf, get_attnum(member->leaf, name));
+
+			return psprintf("NULL::%s", format_type_be_qualified(type));
+		}
 		if (strcmp(name, "gc_deleted") != 0 && strcmp(name, entity->version_column) != 0 &&
 			!list_member(entity->key_columns, makeString((char *) name)))
 			return psprintf("CASE WHEN NOT v.gc_deleted THEN v.%s END", quoted);
@@ -312,7 +320,7 @@ select_list(const GcDataset *dataset, const GcMember *member)
 	initStringInfo(&sql);
 	for (int i = 0; i < desc->natts; i++)
 		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
-						 column_sql(dataset, member->entity, NameStr(TupleDescAttr(desc, i)->attname)));
+						 column_sql(dataset, member, NameStr(TupleDescAttr(desc, i)->attname)));
 	table_close(leaf, AccessShareLock);
 	return sql.data;
 }
