@@ -9,6 +9,11 @@
 #error "guest_context needs PostgreSQL 15 or later"
 #endif
 
+/* Headers that postgres.h included once. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 /* Whether a background worker can run only as a role that may log in. */
 #define GC_WORKER_NEEDS_LOGIN (PG_VERSION_NUM < 170000)
 
