@@ -88,7 +88,7 @@ SELECT ref, status, modified_at FROM shop.orders ORDER BY ref;
 \echo
 \echo :bold'7. ... and one call takes it back. No reader waits, no view is replaced.':reset
 \set ECHO queries
-SELECT guest_context.rollback_dataset('shop.guests') AS active_before;
+SELECT guest_context.rollback_dataset('shop.guests') AS active_now;
 SELECT ref, status, modified_at FROM shop.orders ORDER BY ref;
 \set ECHO none
 
