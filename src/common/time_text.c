@@ -214,7 +214,7 @@ parse_iso(const char *text, size_t len, const GcTimeRule *rule, GcColumnKind kin
 	if (p == end)
 	{
 		if (!rule->has_zone && kind == GC_KIND_TIMESTAMPTZ)
-			return "it has no zone, and the mapping declares none";
+			return "it has no zone, and none is declared";
 		zone = rule->has_zone ? rule->zone : 0;
 	}
 	else if (*p == 'Z' || *p == 'z')
