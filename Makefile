@@ -3,14 +3,14 @@
 # Targets that the scripts carry out. They are handled before anything asks for
 # pg_config, because they can also be what installs the server's headers.
 SCRIPTED = check quick regress isolation tap lint build-clang decode-check \
-           property check-sanitizers check-valgrind check-matrix demo help
+           property check-sanitizers check-valgrind check-matrix demo bench help
 
 ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
 .NOTPARALLEL:
 # several parts named together are one run, with one server and one closing line
-PARTS = $(filter-out check-matrix demo help,$(filter $(SCRIPTED),$(MAKECMDGOALS)))
+PARTS = $(filter-out check-matrix demo bench help,$(filter $(SCRIPTED),$(MAKECMDGOALS)))
 ifneq ($(PARTS),)
 $(firstword $(PARTS)):
 	@test/run $(PARTS)
@@ -20,6 +20,8 @@ check-matrix:
 	@test/matrix $(VERSIONS)
 demo:
 	@examples/demo.sh
+bench:
+	@bench/run
 help:
 	@sed -n 's/^#: //p' $(firstword $(MAKEFILE_LIST))
 # whatever else stands beside them on the command line
@@ -46,6 +48,7 @@ endif
 #: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
 #: make demo           a throw-away server and the worked example, in a minute
+#: make bench          measures and ratios, under ten minutes; MEASURES="P3 P5" SCALE=0.1 ROUNDS=9
 #: make clean          remove what was built
 #:
 #: KEEP=1 keeps a test run's directory; results of failed tests are in build/results.

@@ -6,7 +6,7 @@
 #   make_work                 a temporary directory: $work. It goes away when the
 #                             script ends, with every server under it
 #   start_server [COMMAND...] a server with its socket in $work/sock, settings of
-#                             test/postgresql.conf; PGHOST, PGUSER, ... point at it.
+#                             $server_conf; PGHOST, PGUSER, ... point at it.
 #                             COMMAND is what the postmaster runs under
 #   stop_servers              by their pids
 #   forget_server             and the next start_server makes a new one
@@ -22,6 +22,7 @@ repo=$PWD
 unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD MAKEFLAGS MAKELEVEL MFLAGS
 export LC_ALL=C.UTF-8 PGCLIENTENCODING=UTF8 PGTZ=UTC
 
+server_conf=$repo/test/postgresql.conf
 work="" tree="" pgbin="" libdir="" server_pid="" launched="" server_user="" as_user=()
 if [ "$(id -u)" -eq 0 ]; then
 	server_user=nobody
@@ -54,7 +55,7 @@ start_server() {
 	mkdir "$work/sock" && own "$work/sock"
 	"${as_user[@]}" "$pgbin/initdb" -D "$work/data" -U postgres -A trust -N -E UTF8 --locale=C.UTF-8 \
 		>"$work/initdb.log" 2>&1 || { cat "$work/initdb.log"; return 1; }
-	cat "$repo/test/postgresql.conf" >>"$work/data/postgresql.conf"
+	cat "$server_conf" >>"$work/data/postgresql.conf"
 	(cd "$work" && exec setsid "${as_user[@]}" "$@" "$pgbin/postgres" -D "$work/data" -k "$work/sock" \
 		>>"$work/server.log" 2>&1 </dev/null) &
 	launched=$!
