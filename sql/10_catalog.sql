@@ -66,7 +66,7 @@ CREATE TABLE guest_context._dataset
 	dropped_at		timestamptz,
 	verified_at		timestamptz,
 	verified_active	integer,			-- the dataset that was active then, 0 = none
-	verified_ok		boolean,			-- nothing but regressions may be forced
+	verified_ok		boolean,			-- no check but regressions failed
 	regressions		bigint,
 	message			text				-- the last failure of background work
 );

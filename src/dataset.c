@@ -21,7 +21,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
-#include "parser/parser.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"

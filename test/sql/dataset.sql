@@ -48,13 +48,13 @@ g2	Bob	2020-01-01 10:00+00
 INSERT INTO :staging VALUES ('g3', 'gone', '2020-01-03 10:00+00', true);
 SELECT guest_context.load_dataset(:d1, 'ds.orders',
 	$$SELECT timestamptz '2020-01-01 10:00+00' + i * interval '1 s' AS modified_at, 'o' || i AS ref, i AS number,
-		'g' || (i % 2 + 1) AS guest_ref, i AS total, array['a', i::text] AS tags FROM generate_series(1, 25000) i$$);
+		'g' || (i % 2 + 1) AS guest_ref, i AS total, array['a', i::text] AS tags FROM generate_series(1, 5000) i$$);
 
 -- G2: neither loading nor merely sealed can be activated, nor sealed with a wrong count
 SELECT * FROM ds.outcome('SELECT guest_context.activate_dataset(4001)') \gx
-SELECT * FROM ds.outcome($$SELECT guest_context.seal_dataset(4001, '{"ds.orders": 24999, "ds.guests": 2}')$$) \gx
+SELECT * FROM ds.outcome($$SELECT guest_context.seal_dataset(4001, '{"ds.orders": 4999, "ds.guests": 2}')$$) \gx
 SELECT state FROM guest_context.dataset WHERE dataset = :d1;
-SELECT guest_context.seal_dataset(:d1, '{"ds.orders": 25000, "ds.guests": 2}');
+SELECT guest_context.seal_dataset(:d1, '{"ds.orders": 5000, "ds.guests": 2}');
 SELECT * FROM ds.outcome('SELECT guest_context.activate_dataset(4001)') \gx
 SELECT state, active, rows, tombstones, superseded, built FROM guest_context.dataset WHERE dataset = :d1;
 
@@ -94,7 +94,7 @@ SELECT guest_context.create_dataset('ds.guests', clock_timestamp()) AS d2 \gset
 SELECT guest_context.load_dataset(:d2, 'ds.guests',
 	$$SELECT * FROM (VALUES ('g1', 'Anna', timestamptz '2020-01-02 10:00+00'), ('g2', 'Bob', '2020-01-01 10:00+00'),
 		('g4', 'Daniel', '2020-02-01 10:00+00'), ('g6', 'Fay', '2020-02-01 10:00+00')) v (ref, name, modified_at)$$);
-SELECT guest_context.load_dataset(:d2, 'ds.orders', 'SELECT * FROM ds.orders WHERE total <= 24900');
+SELECT guest_context.load_dataset(:d2, 'ds.orders', 'SELECT * FROM ds.orders WHERE total <= 4900');
 SELECT guest_context.seal_dataset(:d2);
 SELECT entity, check_name, ok, value, expected FROM guest_context.verify_dataset(:d2) WHERE check_name IN ('regressions', 'rows');
 SELECT * FROM guest_context.diff_dataset(:d2);
@@ -116,7 +116,7 @@ SELECT * FROM ds.outcome($$SELECT guest_context.rollback_dataset('ds.guests')$$)
 SELECT guest_context.create_dataset('ds.guests', clock_timestamp()) AS d3 \gset
 SELECT guest_context.load_dataset(:d3, 'ds.guests', 'TABLE ds.guests');
 SELECT guest_context.load_dataset(:d3, 'ds.orders', 'ds.orders');
-SELECT guest_context.seal_dataset(:d3, '{"ds.guests": 3, "ds.orders": 25000}');
+SELECT guest_context.seal_dataset(:d3, '{"ds.guests": 3, "ds.orders": 5000}');
 SELECT count(*) FILTER (WHERE NOT ok) AS failed FROM guest_context.verify_dataset(:d3);
 SELECT * FROM guest_context.diff_dataset(:d3);
 SELECT guest_context.activate_dataset(:d3);
@@ -241,6 +241,16 @@ RESET ROLE;
 SELECT guest_context.load_dataset(:d11, 'ds.guests', $$SELECT 'g1' AS ref, current_user AS name, NULL AS city, now() AS modified_at$$);
 SELECT name FROM :staging;
 TABLE ds.seen;
+SELECT guest_context.seal_dataset(:d11, '{"ds.guests": 1, "ds.orders": 0, "ds.visits": 0}');
+SELECT DISTINCT pg_get_userbyid(relowner) AS owner FROM pg_class WHERE relname LIKE 'guests_batch_d%';
+-- X22: a policy that would hide versions stops a build instead of making a hole
+SET ROLE dataset_owner;
+ALTER TABLE ds.guests_versions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ds.guests_versions FORCE ROW LEVEL SECURITY;
+SELECT guest_context.build_dataset('ds.guests') AS d12 \gset
+SELECT * FROM ds.outcome('SELECT guest_context._build_dataset_now(' || :d12 || ')') \gx
+ALTER TABLE ds.guests_versions DISABLE ROW LEVEL SECURITY;
+SELECT guest_context.drop_dataset(:d12);
 -- X23, X25: the pointer moves through verbs only, and each move is on record
 SET ROLE dataset_owner;
 SELECT * FROM ds.outcome('UPDATE guest_context._window SET dataset_id = 4001');
