@@ -14,6 +14,7 @@
 
 #include "compat.h"
 #include "guest_context.h"
+#include "planner.h"
 
 PG_MODULE_MAGIC;
 
@@ -46,4 +47,5 @@ _PG_init(void)
 							2, 1, 100, PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("guest_context");
+	gc_key_scan_init();
 }

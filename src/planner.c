@@ -43,6 +43,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "planner.h"
 #include "read.h"
 #include "tree.h"
 
@@ -69,6 +70,9 @@ typedef struct Reading
 } Reading;
 
 static Reading *readings = NULL;
+
+/* The type of the constants, as it was when the last one was planted. */
+static Oid	plan_type = InvalidOid;
 
 /* The run's memory goes: so does what was read for it. */
 static void
@@ -103,6 +107,8 @@ set_bounds(GcPlan *plan, PartitionBoundInfo bounds)
 		if (DatumGetTimestampTz(bounds->datums[i][0]) <= now)
 			break;
 	plan->ceiling = DatumGetTimestampTz(bounds->datums[Min(i + 2, bounds->ndatums - 1)][0]);
+	for (int j = i + 1; j > 0 && DatumGetTimestampTz(bounds->datums[j - 1][0]) > plan->floor; j--)
+		plan->nleaves++;
 	plan->two_leaves = i + 2 <= bounds->ndatums - 1 && plan->floor < now;
 }
 
@@ -258,10 +264,36 @@ plant_plan(SupportRequestSimplify *request)
 		return makeBoolConst(true, false);	/* _plan_ok */
 	if (list_length(call->args) > 1)
 		plan = plan_with_key(request->root, plan, call->args);
+	plan_type = exprType(first);
 	call = copyObject(call);
-	linitial(call->args) = makeConst(exprType(first), -1, InvalidOid, -1,
-									 PointerGetDatum(plan), false, false);
+	linitial(call->args) = gc_plan_const(plan);
 	return (Node *) call;
+}
+
+Const *
+gc_plan_const(GcPlan *plan)
+{
+	return makeConst(plan_type, -1, InvalidOid, -1, PointerGetDatum(plan), false, false);
+}
+
+bool
+gc_is_plan_const(Node *node)
+{
+	return IsA(node, Const) && ((Const *) node)->consttype == plan_type;
+}
+
+static bool
+plan_const_walker(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	return gc_is_plan_const(node) || expression_tree_walker(node, plan_const_walker, context);
+}
+
+bool
+gc_has_plan_const(Node *node)
+{
+	return plan_const_walker(node, NULL);
 }
 
 /* _plan_support(internal) -> internal */

@@ -5,8 +5,9 @@
  * the executor: it lives in the query's memory context (fn_mcxt) and is
  * forgotten by that context's reset callback, so it ends with the statement,
  * however that ends. It is never kept across statements: transaction and
- * command ids do not tell two snapshots apart. Between calls it holds no
- * relation, no pin and no scan.
+ * command ids do not tell two snapshots apart. Between calls of a function it
+ * holds no relation, no pin and no scan; a key scan (key_scan.c) has its leaves
+ * open from its first key to its end, as any scan node.
  *
  * _is_current answers for one version: is it in the active dataset or in the
  * window, and is there no newer version of its key? It has three ways to know:
@@ -37,6 +38,7 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/tupconvert.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_opclass.h"
 #include "executor/tuptable.h"
@@ -48,6 +50,7 @@
 #include "partitioning/partdesc.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
@@ -80,6 +83,10 @@ typedef struct Leaf
 	bool		check_arrival;	/* part of it lies before the window */
 	TupleDesc	desc;			/* NULL until the leaf is first opened */
 	TupleTableSlot *slot;
+	TupleConversionMap *to_root;	/* NULL: laid out as the root */
+	Relation	rel;			/* open while key scans are under way, see gc_read_newest */
+	Relation	index;
+	IndexScanDesc scan;
 	AttrNumber	arrived_at;
 	AttrNumber	version;
 	AttrNumber	source;
@@ -95,7 +102,7 @@ typedef enum ReadMode
 	MODE_FILTER
 } ReadMode;
 
-typedef struct GcRead
+struct GcRead
 {
 	dlist_node	node;
 	MemoryContext owner;		/* the query's context */
@@ -105,10 +112,18 @@ typedef struct GcRead
 	GcWindow	window;			/* in the statement's snapshot */
 	const GcPlan *checked_plan; /* the plan that was found to cover it */
 
-	/* from here on set by the first _is_current */
+	int			nscans;			/* key scans under way; only they keep leaves open */
+	Snapshot	snapshot;		/* theirs, the executor's */
+
+	/* from here on set by the first _is_current or key scan */
 	bool		ready;
 	GcKey		key;
-	AttrNumber	version_attno;	/* in the root */
+	TupleDesc	root;			/* of the tree's root */
+	AttrNumber	arrived_at;		/* columns of the root */
+	AttrNumber	version;
+	AttrNumber	source;
+	AttrNumber	partition;
+	AttrNumber	offset;
 	ScanKeyData *scan_keys;		/* key columns = …, version >= … */
 	int			nspeed;
 	Leaf	   *speed;			/* leaves of the window */
@@ -123,7 +138,7 @@ typedef struct GcRead
 	bloom_filter *seen_again;	/* keys that it has more than once */
 	double		recent_cost;	/* what probes for recent batch rows cost so far */
 	GcWindowMap *recent;		/* the batch leaf's rows with version >= window start */
-} GcRead;
+};
 
 /* States of the statements under way in this process, newest first. */
 static dlist_head reads = DLIST_STATIC_INIT(reads);
@@ -135,25 +150,19 @@ forget_read(void *arg)
 	dlist_delete(&((GcRead *) arg)->node);
 }
 
-/* The state of this call's statement for this tree; made at the first call. */
+/* The state of a query for a tree; made at the first call. */
 static GcRead *
-get_read(FunctionCallInfo fcinfo, Oid versions)
+find_read(MemoryContext owner, Oid versions)
 {
-	MemoryContext owner = fcinfo->flinfo->fn_mcxt;
 	MemoryContext context;
-	GcRead	   *read = fcinfo->flinfo->fn_extra;
+	GcRead	   *read;
 	dlist_iter	iter;
 
-	if (read != NULL && read->versions == versions)
-		return read;
 	dlist_foreach(iter, &reads)
 	{
 		read = dlist_container(GcRead, node, iter.cur);
 		if (read->owner == owner && read->versions == versions)
-		{
-			fcinfo->flinfo->fn_extra = read;
 			return read;
-		}
 	}
 
 	context = AllocSetContextCreate(owner, "guest_context read", ALLOCSET_DEFAULT_SIZES);
@@ -166,8 +175,16 @@ get_read(FunctionCallInfo fcinfo, Oid versions)
 	read->forget.arg = read;
 	MemoryContextRegisterResetCallback(context, &read->forget);
 	dlist_push_head(&reads, &read->node);
-	fcinfo->flinfo->fn_extra = read;
 	return read;
+}
+
+/* The state of the query that calls a function; kept with the call. */
+static GcRead *
+get_read(FunctionCallInfo fcinfo, Oid versions)
+{
+	if (fcinfo->flinfo->fn_extra == NULL)
+		fcinfo->flinfo->fn_extra = find_read(fcinfo->flinfo->fn_mcxt, versions);
+	return fcinfo->flinfo->fn_extra;
 }
 
 /*
@@ -175,7 +192,7 @@ get_read(FunctionCallInfo fcinfo, Oid versions)
  * session are dropped first, so that a retry has a new one for sure.
  */
 static void
-plan_too_old(const GcRead *read, const char *reason)
+cannot_cover(const GcRead *read, const char *reason)
 {
 	ResetPlanCache();
 	ereport(ERROR,
@@ -196,6 +213,23 @@ plan_has_dataset(const GcPlan *plan, int32 dataset_id)
 }
 
 /*
+ * An old snapshot may want a leaf that retention has dropped since. Leaves go
+ * oldest first and the drop is announced before it begins, so only when the
+ * window reaches below the oldest leaf is there more to look at.
+ */
+static void
+check_dropped(GcRead *read, TimestampTz leaves_from)
+{
+	GcWindow	latest;
+
+	if (leaves_from <= read->window.window_start)
+		return;
+	gc_window_read(read->versions, NULL, &latest);
+	if (latest.dropped_before >= leaves_from)
+		cannot_cover(read, "A part of the window that this snapshot sees has been dropped.");
+}
+
+/*
  * ERROR unless the leaves that the plan knows hold all that the statement's
  * snapshot must see. No message of another process is needed to be right:
  * everything is compared with what the snapshot itself sees, and with the clock.
@@ -206,26 +240,14 @@ check_plan(GcRead *read, const GcPlan *plan)
 	if (read->checked_plan == plan)
 		return;
 	if (read->window.window_start < plan->floor)
-		plan_too_old(read, "The window begins before the oldest partition that the plan reads.");
+		cannot_cover(read, "The window begins before the oldest partition that the plan reads.");
 	if (read->window.dataset_id != 0 && !plan_has_dataset(plan, read->window.dataset_id))
-		plan_too_old(read, "The active dataset is not among those that the plan reads.");
+		cannot_cover(read, "The active dataset is not among those that the plan reads.");
 	if (read->window.leaves_until > plan->ceiling &&
 		GetCurrentTimestamp() >= plan->ceiling)
-		plan_too_old(read, "Records arrive in a partition that the plan does not read.");
+		cannot_cover(read, "Records arrive in a partition that the plan does not read.");
 
-	/*
-	 * An old snapshot may want a leaf that retention has dropped since. Leaves
-	 * go oldest first and the drop is announced before it begins, so only
-	 * when the window reaches below the oldest leaf is there more to look at.
-	 */
-	if (plan->leaves_from > read->window.window_start)
-	{
-		GcWindow	latest;
-
-		gc_window_read(read->versions, NULL, &latest);
-		if (latest.dropped_before >= plan->leaves_from)
-			plan_too_old(read, "A part of the window that this snapshot sees has been dropped.");
-	}
+	check_dropped(read, plan->leaves_from);
 	read->checked_plan = plan;
 }
 
@@ -278,10 +300,15 @@ prepare_key(GcRead *read, const GcPlan *plan)
 	Relation	rel = table_open(read->versions, AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 
+	read->root = CreateTupleDescCopy(desc); /* not counted: holds nothing */
+	read->arrived_at = get_attnum(read->versions, "gc_arrived_at");
+	read->version = plan->version_attno;
+	read->source = get_attnum(read->versions, "gc_source");
+	read->partition = get_attnum(read->versions, "gc_partition");
+	read->offset = get_attnum(read->versions, "gc_offset");
 	read->key.ncolumns = plan->nkeys;
 	read->key.columns = palloc0(sizeof(GcKeyColumn) * plan->nkeys);
 	read->scan_keys = palloc0(sizeof(ScanKeyData) * (plan->nkeys + 1));
-	read->version_attno = plan->version_attno;
 	for (int i = 0; i < plan->nkeys; i++)
 	{
 		GcKeyColumn *column = &read->key.columns[i];
@@ -313,37 +340,66 @@ prepare_key(GcRead *read, const GcPlan *plan)
 	table_close(rel, NoLock);
 }
 
+/* The partitions of the speed table; the caller closes *rel. */
+static PartitionDesc
+speed_partitions(GcRead *read, Relation *rel)
+{
+	Relation	root = table_open(read->versions, AccessShareLock);
+	Oid			speed = RelationGetPartitionDesc(root, true)->oids[0];
+
+	table_close(root, NoLock);
+	*rel = table_open(speed, AccessShareLock);
+	return RelationGetPartitionDesc(*rel, true);
+}
+
+static TimestampTz
+bound_at(PartitionDesc desc, int i)
+{
+	return DatumGetTimestampTz(desc->boundinfo->datums[i][0]);
+}
+
+/* The upper bound of the newest leaf. */
+static TimestampTz
+newest_bound(PartitionDesc desc)
+{
+	return desc->boundinfo == NULL ? DT_NOBEGIN : bound_at(desc, desc->boundinfo->ndatums - 1);
+}
+
 /*
- * Leaves of the window and of the active dataset. The planner's descriptors
- * may be older than these; check_plan has made sure that nothing which counts is
- * in a leaf that the plan does not know.
+ * Leaves of the window and of the active dataset. Leaves that begin after now
+ * are empty; a minute is allowed for a clock that was set back.
  */
 static void
-prepare_leaves(GcRead *read, const GcPlan *plan)
+prepare_leaves(GcRead *read)
 {
-	Relation	rel = table_open(read->versions, AccessShareLock);
-	PartitionDesc root = RelationGetPartitionDesc(rel, true);
-	Oid			speed_oid = root->oids[0];
-	PartitionDesc speed;
+	TimestampTz now = GetCurrentTimestamp() + USECS_PER_MINUTE;
+	Relation	rel;
+	PartitionDesc speed = speed_partitions(read, &rel);
 
-	table_close(rel, NoLock);
-	rel = table_open(speed_oid, AccessShareLock);
-	speed = RelationGetPartitionDesc(rel, true);
+	if (newest_bound(speed) < read->window.leaves_until)
+	{
+		/* Somebody attached a leaf, and this transaction has not heard of it. */
+		table_close(rel, NoLock);
+		AcceptInvalidationMessages();
+		speed = speed_partitions(read, &rel);
+		if (newest_bound(speed) < Min(read->window.leaves_until, now))
+			cannot_cover(read, "Records arrive in a partition that this session does not know yet.");
+	}
 	read->speed = palloc0(sizeof(Leaf) * Max(speed->nparts, 1));
 	for (int i = speed->boundinfo ? speed->boundinfo->ndatums - 1 : 0; i > 0; i--)
 	{
 		int			index = speed->boundinfo->indexes[i];	/* the leaf that ends at datum i */
-		TimestampTz lower = DatumGetTimestampTz(speed->boundinfo->datums[i - 1][0]);
-		TimestampTz upper = DatumGetTimestampTz(speed->boundinfo->datums[i][0]);
 
-		if (upper <= read->window.window_start)
+		if (bound_at(speed, i) <= read->window.window_start)
 			break;
-		if (index < 0 || lower >= plan->ceiling)
+		if (index < 0 || bound_at(speed, i - 1) > now)
 			continue;
 		read->speed[read->nspeed].relid = speed->oids[index];
-		read->speed[read->nspeed].check_arrival = lower < read->window.window_start;
+		read->speed[read->nspeed].check_arrival = bound_at(speed, i - 1) < read->window.window_start;
 		read->nspeed++;
 	}
+	if (speed->boundinfo != NULL)
+		check_dropped(read, bound_at(speed, 0));
 	table_close(rel, NoLock);
 
 	if (read->window.dataset_id != 0 &&
@@ -384,33 +440,47 @@ find_key_index(GcRead *read, Relation rel, Leaf *leaf)
 	return found;
 }
 
+/* The number of a column of the root in a leaf; nearly always the same one. */
+static AttrNumber
+leaf_column(GcRead *read, Relation rel, AttrNumber root_attno)
+{
+	const char *name = NameStr(TupleDescAttr(read->root, root_attno - 1)->attname);
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	if (root_attno <= desc->natts &&
+		strcmp(NameStr(TupleDescAttr(desc, root_attno - 1)->attname), name) == 0)
+		return root_attno;
+	return get_attnum(RelationGetRelid(rel), name);
+}
+
 /* First opening of a leaf: where its columns are, which index to probe. */
 static void
 prepare_leaf(GcRead *read, Relation rel, Leaf *leaf)
 {
 	MemoryContext caller = MemoryContextSwitchTo(read->context);
-	Oid			relid = RelationGetRelid(rel);
 
-	leaf->arrived_at = get_attnum(relid, "gc_arrived_at");
-	leaf->version = get_attnum(relid, get_attname(read->versions, read->version_attno, false));
-	leaf->source = get_attnum(relid, "gc_source");
-	leaf->partition = get_attnum(relid, "gc_partition");
-	leaf->offset = get_attnum(relid, "gc_offset");
+	leaf->arrived_at = leaf_column(read, rel, read->arrived_at);
+	leaf->version = leaf_column(read, rel, read->version);
+	leaf->source = leaf_column(read, rel, read->source);
+	leaf->partition = leaf_column(read, rel, read->partition);
+	leaf->offset = leaf_column(read, rel, read->offset);
 	leaf->key = palloc(sizeof(AttrNumber) * read->key.ncolumns);
 	for (int i = 0; i < read->key.ncolumns; i++)
-		leaf->key[i] = get_attnum(relid, get_attname(read->versions,
-													 read->key.columns[i].attno, false));
+		leaf->key[i] = leaf_column(read, rel, read->key.columns[i].attno);
 	leaf->key_index = find_key_index(read, rel, leaf);
-	leaf->desc = CreateTupleDescCopy(RelationGetDescr(rel));	/* not counted: holds nothing */
+	leaf->desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	leaf->slot = MakeTupleTableSlot(leaf->desc, table_slot_callbacks(rel));
+	leaf->to_root = convert_tuples_by_name(leaf->desc, read->root);
 	MemoryContextSwitchTo(caller);
 }
 
 static Relation
 open_leaf(GcRead *read, Leaf *leaf)
 {
-	Relation	rel = table_open(leaf->relid, AccessShareLock);
+	Relation	rel = try_table_open(leaf->relid, AccessShareLock);
 
+	if (rel == NULL)
+		cannot_cover(read, "A table that this snapshot sees has been dropped.");
 	if (leaf->desc == NULL)
 		prepare_leaf(read, rel, leaf);
 	return rel;
@@ -423,7 +493,7 @@ prepare(GcRead *read, const GcPlan *plan)
 	MemoryContext caller = MemoryContextSwitchTo(read->context);
 
 	prepare_key(read, plan);
-	prepare_leaves(read, plan);
+	prepare_leaves(read);
 	read->ready = true;
 	MemoryContextSwitchTo(caller);
 }
@@ -702,6 +772,121 @@ batch_has_newer(GcRead *read, const Datum *key, const GcPosition *position)
 		}
 	}
 	return probe(read, &read->batch, key, position);
+}
+
+GcRead *
+gc_read_begin(EState *estate, const GcPlan *plan)
+{
+	GcRead	   *read = find_read(estate->es_query_cxt, plan->versions);
+
+	if (!read->ready)
+		prepare(read, plan);
+	read->nscans++;
+	read->snapshot = estate->es_snapshot;
+	return read;
+}
+
+static void
+close_leaf(Leaf *leaf)
+{
+	if (leaf->scan == NULL)
+		return;
+	index_endscan(leaf->scan);
+	index_close(leaf->index, NoLock);
+	table_close(leaf->rel, NoLock);
+	leaf->scan = NULL;
+}
+
+void
+gc_read_end(GcRead *read)
+{
+	if (--read->nscans > 0)
+		return;
+	for (int i = 0; i < read->nspeed; i++)
+		close_leaf(&read->speed[i]);
+	close_leaf(&read->batch);
+}
+
+/* The newest version seen so far by gc_read_newest. */
+typedef struct Newest
+{
+	GcPosition	position;
+	Leaf	   *leaf;			/* NULL: none yet */
+	HeapTuple	tuple;
+} Newest;
+
+/* Keeps the row in a leaf's slot if it is newer; false when the leaf's others cannot be. */
+static bool
+keep_newest(GcRead *read, Leaf *leaf, Newest *newest)
+{
+	GcPosition	position;
+
+	if (!slot_position(read, leaf, leaf->slot, &position))
+		return true;
+	if (newest->leaf != NULL)
+	{
+		if (position.version < newest->position.version)
+			return false;
+		if (gc_position_compare(&position, &newest->position) <= 0)
+			return true;
+		heap_freetuple(newest->tuple);
+	}
+	newest->position = position;
+	newest->leaf = leaf;
+	newest->tuple = ExecCopySlotHeapTuple(leaf->slot);
+	return true;
+}
+
+/* Opens a leaf for key scans, until the last of them ends. */
+static void
+open_for_scans(GcRead *read, Leaf *leaf)
+{
+	MemoryContext caller = MemoryContextSwitchTo(read->context);
+
+	leaf->rel = open_leaf(read, leaf);
+	if (!OidIsValid(leaf->key_index))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s\" has no valid index on the key and version of its entity",
+						RelationGetRelationName(leaf->rel)),
+				 errhint("Create it as on the other partitions, or REINDEX TABLE %s.",
+						 quote_identifier(RelationGetRelationName(leaf->rel)))));
+	leaf->index = index_open(leaf->key_index, AccessShareLock);
+	leaf->scan = gc_index_beginscan(leaf->rel, leaf->index, read->snapshot, read->key.ncolumns);
+	MemoryContextSwitchTo(caller);
+}
+
+/* The leaf's versions of a key, newest first, until there can be no newer one. */
+static void
+newest_of_leaf(GcRead *read, Leaf *leaf, Newest *newest)
+{
+	if (leaf->scan == NULL)
+		open_for_scans(read, leaf);
+	index_rescan(leaf->scan, read->scan_keys, read->key.ncolumns, NULL, 0);
+	while (index_getnext_slot(leaf->scan, BackwardScanDirection, leaf->slot))
+		if (!keep_newest(read, leaf, newest))
+			break;
+	ExecClearTuple(leaf->slot);
+}
+
+HeapTuple
+gc_read_newest(GcRead *read, const Datum *key)
+{
+	Newest		newest = {0};
+
+	for (int i = 0; i < read->key.ncolumns; i++)
+		read->scan_keys[i].sk_argument = key[i];
+	for (int i = 0; i < read->nspeed; i++)
+		newest_of_leaf(read, &read->speed[i], &newest);
+
+	/* Where the window has a version newer than all of the dataset's, that is it. */
+	if (OidIsValid(read->batch.relid) &&
+		(newest.leaf == NULL || newest.position.version <= read->dataset.max_version))
+		newest_of_leaf(read, &read->batch, &newest);
+	if (newest.leaf == NULL)
+		return NULL;
+	return newest.leaf->to_root ? execute_attr_map_tuple(newest.tuple, newest.leaf->to_root) :
+		newest.tuple;
 }
 
 /*

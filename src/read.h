@@ -5,9 +5,11 @@
 #ifndef GC_READ_H
 #define GC_READ_H
 
+#include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
 #include "fmgr.h"
+#include "nodes/execnodes.h"
 #include "storage/itemptr.h"
 
 /*
@@ -24,6 +26,7 @@ typedef struct GcPlan
 	TimestampTz ceiling;		/* … up to here */
 	TimestampTz leaves_from;	/* lower bound of the oldest speed leaf known */
 	bool		two_leaves;		/* it reads two speed leaves or more */
+	int16		nleaves;		/* how many, about */
 	int16		version_attno;	/* of the root; 0 in a plan without key */
 	int16		nkeys;
 	int16		key_attnos[INDEX_MAX_KEYS];
@@ -90,6 +93,20 @@ typedef struct GcKey
 } GcKey;
 
 extern uint32 gc_key_hash(GcKey *key, const Datum *values);
+extern bool gc_key_equal(GcKey *key, const Datum *a, const Datum *b);
+
+/* The state of a statement's reading of one tree; see read.c. */
+typedef struct GcRead GcRead;
+
+/* Begins a key scan in a query; every one is ended, or dies with the query. */
+extern GcRead *gc_read_begin(EState *estate, const GcPlan *plan);
+extern void gc_read_end(GcRead *read);
+
+/*
+ * The newest version of a key (a tombstone too) in the active dataset and the
+ * window, or NULL; a copy in the current memory context, laid out as the tree's root.
+ */
+extern HeapTuple gc_read_newest(GcRead *read, const Datum *key);
 
 /* The map of a window: key -> newest position. */
 typedef struct GcWindowMap GcWindowMap;

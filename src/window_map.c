@@ -4,7 +4,7 @@
  *
  * Most lookups miss: a scan of history asks for every row whether the window
  * has something newer, and nearly always it has not. So a miss should touch
- * little memory. In front is a bit filter of 16 bits a key, small enough for a
+ * little memory. In front is a bit filter of 8 bits a key or more, small enough for a
  * processor's second cache when the slots no longer are; behind it slots of
  * hash and number, half full; then fixed-size entries. Keys are compared exactly
  * on a hit, byte by byte where the type's equality means that, else by it.
@@ -42,7 +42,7 @@ struct GcWindowMap
 	MemoryContext context;
 	GcKey	   *key;
 	Size		limit;			/* bytes; 0 = none */
-	uint64	   *filter;			/* a word for every 8 slots */
+	uint64	   *filter;			/* a word for every 16 slots */
 	Slot	   *slots;
 	uint32		mask;			/* number of slots - 1 */
 	uint32		used;
@@ -114,9 +114,9 @@ column_equal(GcKeyColumn *column, Datum a, Datum b)
 	return a_length == b_length && memcmp(a_bytes, b_bytes, a_length) == 0;
 }
 
-/* Does an entry's key equal these values? */
-static bool
-key_equal(GcKey *key, const Datum *a, const Datum *b)
+/* Are two keys equal, by the types' own equality and the columns' collations? */
+bool
+gc_key_equal(GcKey *key, const Datum *a, const Datum *b)
 {
 	for (int i = 0; i < key->ncolumns; i++)
 		if (!column_equal(&key->columns[i], a[i], b[i]))
@@ -140,7 +140,7 @@ mix(uint32 hash)
 static inline uint64 *
 filter_word(GcWindowMap *map, uint64 mixed)
 {
-	return &map->filter[(mixed >> 20) & (map->mask >> 3)];
+	return &map->filter[(mixed >> 20) & (map->mask >> 4)];
 }
 
 static Entry *
@@ -161,7 +161,7 @@ gc_window_map_create(MemoryContext context, GcKey *key, Size limit)
 	map->limit = limit;
 	map->slots = MemoryContextAllocZero(context, INITIAL_SLOTS * sizeof(Slot));
 	map->mask = INITIAL_SLOTS - 1;
-	map->filter = MemoryContextAllocZero(context, INITIAL_SLOTS / 8 * sizeof(uint64));
+	map->filter = MemoryContextAllocZero(context, INITIAL_SLOTS / 16 * sizeof(uint64));
 	map->entry_size = MAXALIGN(offsetof(Entry, key) + sizeof(Datum) * key->ncolumns);
 	map->chunks = MemoryContextAlloc(context, sizeof(char *));
 	return map;
@@ -180,7 +180,7 @@ find_slot(GcWindowMap *map, uint32 hash, const Datum *values)
 		if (slot->entry == 0)
 			return slot;
 		if (slot->hash == hash &&
-			key_equal(map->key, entry_at(map, slot->entry - 1)->key, values))
+			gc_key_equal(map->key, entry_at(map, slot->entry - 1)->key, values))
 			return slot;
 	}
 }
@@ -194,7 +194,7 @@ grow(GcWindowMap *map)
 
 	map->mask = old_mask * 2 + 1;
 	pfree(map->filter);
-	map->filter = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) / 8 * sizeof(uint64),
+	map->filter = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) / 16 * sizeof(uint64),
 											 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	map->slots = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) * sizeof(Slot),
 											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
