@@ -35,19 +35,41 @@
 #include "catalog.h"
 #include "compat.h"
 
-/* Where the rows of guest_context._window are; looked up once a session. */
-static struct
+/*
+ * A table that reads go to directly: its index and the numbers of its columns,
+ * looked up once a session.
+ */
+typedef struct DirectTable
 {
+	const char *name;
+	const char *index_name;
+	const char *columns[8];		/* NULL-terminated */
 	Oid			table;			/* InvalidOid when not known */
 	Oid			index;
-	AttrNumber	versions;
-	AttrNumber	entity_id;
-	AttrNumber	dataset_id;
-	AttrNumber	window_start;
-	AttrNumber	floor;
-	AttrNumber	leaves_until;
-	AttrNumber	dropped_before;
-}			window_table;
+	AttrNumber	attnos[8];
+} DirectTable;
+
+enum
+{
+	WINDOW_VERSIONS, WINDOW_ENTITY_ID, WINDOW_DATASET_ID, WINDOW_START, WINDOW_FLOOR,
+	WINDOW_LEAVES_UNTIL, WINDOW_DROPPED_BEFORE
+};
+
+static DirectTable window_table = {
+	"_window", "_window_pkey",
+	{"versions", "entity_id", "dataset_id", "window_start", "floor", "leaves_until", "dropped_before"}
+};
+
+enum
+{
+	DATASET_ID, DATASET_ENTITY_ID, DATASET_LEAF, DATASET_RECENT_INDEX, DATASET_RECENT_ROWS,
+	DATASET_MAX_VERSION
+};
+
+static DirectTable dataset_entity_table = {
+	"_dataset_entity", "_dataset_entity_pkey",
+	{"dataset_id", "entity_id", "leaf", "recent_index", "recent_rows", "max_version"}
+};
 
 /* Our schema; ERROR when it is not the extension's own. */
 static Oid
@@ -345,71 +367,76 @@ gc_entity_check_owner(const GcEntity *entity)
 				 errmsg("must be owner of entity \"%s.%s\"", entity->schema, entity->name)));
 }
 
-/* Relcache callback: forget where _window is when it changes or goes. */
+/* Relcache callback: forget where a table is when it changes or goes. */
 static void
-forget_window_table(Datum arg, Oid relid)
+forget_table(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == window_table.table)
-		window_table.table = InvalidOid;
-}
+	DirectTable *table = (DirectTable *) DatumGetPointer(arg);
 
-static AttrNumber
-attribute(Oid relid, const char *name)
-{
-	AttrNumber	attno = get_attnum(relid, name);
-
-	if (attno == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"guest_context.%s\" does not exist",
-						name, get_rel_name(relid)),
-				 errhint("ALTER EXTENSION guest_context UPDATE;")));
-	return attno;
+	if (relid == InvalidOid || relid == table->table)
+		table->table = InvalidOid;
 }
 
 static void
-find_window_table(void)
+find_table(DirectTable *table)
 {
-	static bool registered = false;
-	Oid			table;
+	Oid			relid;
 
-	if (OidIsValid(window_table.table))
+	if (OidIsValid(table->table))
 		return;
-	if (!registered)
+	if (!OidIsValid(table->index))	/* the first time */
+		CacheRegisterRelcacheCallback(forget_table, PointerGetDatum(table));
+	relid = gc_catalog_relid(table->name);
+	table->index = gc_catalog_relid(table->index_name);
+	for (int i = 0; i < lengthof(table->columns) && table->columns[i] != NULL; i++)
 	{
-		CacheRegisterRelcacheCallback(forget_window_table, (Datum) 0);
-		registered = true;
+		table->attnos[i] = get_attnum(relid, table->columns[i]);
+		if (table->attnos[i] == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"guest_context.%s\" does not exist",
+							table->columns[i], table->name),
+					 errhint("ALTER EXTENSION guest_context UPDATE;")));
 	}
-	table = gc_catalog_relid("_window");
-	window_table.index = gc_catalog_relid("_window_pkey");
-	window_table.versions = attribute(table, "versions");
-	window_table.entity_id = attribute(table, "entity_id");
-	window_table.dataset_id = attribute(table, "dataset_id");
-	window_table.window_start = attribute(table, "window_start");
-	window_table.floor = attribute(table, "floor");
-	window_table.leaves_until = attribute(table, "leaves_until");
-	window_table.dropped_before = attribute(table, "dropped_before");
-	window_table.table = table;
+	table->table = relid;
+}
+
+/*
+ * Reads the row of a table whose first nkeys columns, those of its index, have
+ * these values, under a snapshot. False when there is none.
+ */
+static bool
+read_row(DirectTable *table, Snapshot snapshot, int nkeys, const Datum *keys,
+		 const RegProcedure *equal, Datum *values, bool *nulls)
+{
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData scan_keys[2];
+	HeapTuple	tuple;
+
+	find_table(table);
+	rel = table_open(table->table, AccessShareLock);
+	for (int i = 0; i < nkeys; i++)
+		ScanKeyInit(&scan_keys[i], table->attnos[i], BTEqualStrategyNumber, equal[i], keys[i]);
+	scan = systable_beginscan(rel, table->index, true, snapshot, nkeys, scan_keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		for (int i = 0; i < lengthof(table->columns) && table->columns[i] != NULL; i++)
+			values[i] = heap_getattr(tuple, table->attnos[i], RelationGetDescr(rel), &nulls[i]);
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return HeapTupleIsValid(tuple);
 }
 
 void
 gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window)
 {
-	Relation	rel;
-	SysScanDesc scan;
-	ScanKeyData key;
-	HeapTuple	tuple;
-	TupleDesc	desc;
-	bool		isnull;
+	const RegProcedure equal[] = {F_OIDEQ};
+	Datum		key = ObjectIdGetDatum(versions);
+	Datum		values[8];
+	bool		nulls[8];
 
-	find_window_table();
-	rel = table_open(window_table.table, AccessShareLock);
-	desc = RelationGetDescr(rel);
-	ScanKeyInit(&key, window_table.versions, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(versions));
-	scan = systable_beginscan(rel, window_table.index, true, snapshot, 1, &key);
-	tuple = systable_getnext(scan);
-	if (!HeapTupleIsValid(tuple))
+	if (!read_row(&window_table, snapshot, 1, &key, equal, values, nulls))
 	{
 		char	   *name = get_rel_name(versions);
 
@@ -419,54 +446,32 @@ gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window)
 						name ? name : "(dropped)"),
 				 errdetail("Its row in guest_context._window is missing, or not visible to this statement.")));
 	}
-	window->entity_id = DatumGetInt32(heap_getattr(tuple, window_table.entity_id, desc, &isnull));
-	window->dataset_id = DatumGetInt32(heap_getattr(tuple, window_table.dataset_id, desc, &isnull));
-	window->window_start = DatumGetTimestampTz(heap_getattr(tuple, window_table.window_start, desc, &isnull));
-	window->floor = DatumGetTimestampTz(heap_getattr(tuple, window_table.floor, desc, &isnull));
-	window->leaves_until = DatumGetTimestampTz(heap_getattr(tuple, window_table.leaves_until, desc, &isnull));
-	window->dropped_before = DatumGetTimestampTz(heap_getattr(tuple, window_table.dropped_before, desc, &isnull));
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	window->entity_id = DatumGetInt32(values[WINDOW_ENTITY_ID]);
+	window->dataset_id = DatumGetInt32(values[WINDOW_DATASET_ID]);
+	window->window_start = DatumGetTimestampTz(values[WINDOW_START]);
+	window->floor = DatumGetTimestampTz(values[WINDOW_FLOOR]);
+	window->leaves_until = DatumGetTimestampTz(values[WINDOW_LEAVES_UNTIL]);
+	window->dropped_before = DatumGetTimestampTz(values[WINDOW_DROPPED_BEFORE]);
 }
 
-/* Not on the path of every read: names are looked up each time. */
 bool
 gc_dataset_leaf_read(int32 dataset_id, int32 entity_id, Snapshot snapshot,
 					 GcDatasetLeaf *result)
 {
-	Oid			table = gc_catalog_relid("_dataset_entity");
-	Relation	rel = table_open(table, AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(rel);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	bool		found;
+	const RegProcedure equal[] = {F_INT4EQ, F_INT4EQ};
+	Datum		keys[] = {Int32GetDatum(dataset_id), Int32GetDatum(entity_id)};
+	Datum		values[8];
+	bool		nulls[8];
 
-	ScanKeyInit(&keys[0], attribute(table, "dataset_id"), BTEqualStrategyNumber,
-				F_INT4EQ, Int32GetDatum(dataset_id));
-	ScanKeyInit(&keys[1], attribute(table, "entity_id"), BTEqualStrategyNumber,
-				F_INT4EQ, Int32GetDatum(entity_id));
-	scan = systable_beginscan(rel, gc_catalog_relid("_dataset_entity_pkey"), true,
-							  snapshot, 2, keys);
-	tuple = systable_getnext(scan);
-	found = HeapTupleIsValid(tuple);
-	if (found)
-	{
-		bool		isnull;
-		Datum		value;
-
-		value = heap_getattr(tuple, attribute(table, "leaf"), desc, &isnull);
-		result->leaf = isnull ? InvalidOid : DatumGetObjectId(value);
-		value = heap_getattr(tuple, attribute(table, "recent_index"), desc, &isnull);
-		result->recent_index = isnull ? InvalidOid : DatumGetObjectId(value);
-		value = heap_getattr(tuple, attribute(table, "recent_rows"), desc, &isnull);
-		result->recent_rows = isnull ? 0 : DatumGetInt64(value);
-		value = heap_getattr(tuple, attribute(table, "max_version"), desc, &isnull);
-		result->max_version = isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return found;
+	if (!read_row(&dataset_entity_table, snapshot, 2, keys, equal, values, nulls))
+		return false;
+	result->leaf = nulls[DATASET_LEAF] ? InvalidOid : DatumGetObjectId(values[DATASET_LEAF]);
+	result->recent_index = nulls[DATASET_RECENT_INDEX] ? InvalidOid :
+		DatumGetObjectId(values[DATASET_RECENT_INDEX]);
+	result->recent_rows = nulls[DATASET_RECENT_ROWS] ? 0 : DatumGetInt64(values[DATASET_RECENT_ROWS]);
+	result->max_version = nulls[DATASET_MAX_VERSION] ? DT_NOBEGIN :
+		DatumGetTimestampTz(values[DATASET_MAX_VERSION]);
+	return true;
 }
 
 void
