@@ -51,6 +51,7 @@
 
 #include "aggregate.h"
 #include "common/time_text.h"
+#include "compat.h"
 
 /*
  * A path is a list of steps: one byte that says what the step is, a text, and a

@@ -52,6 +52,7 @@
 #include "utils/typcache.h"
 
 #include "aggregate.h"
+#include "compat.h"
 
 /* One version of an entity: what a row brings, and what the state keeps. */
 typedef struct GcVersion
