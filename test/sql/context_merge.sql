@@ -205,7 +205,7 @@ SELECT differences('', 'document') AS as_is, differences('ORDER BY random()', 'd
 	   differences('ORDER BY random()', '(TABLE document UNION ALL TABLE document UNION ALL TABLE document)') AS repeated;
 -- in parallel
 SET parallel_setup_cost = 0;
-SET parallel_tuple_cost = 0;
+SET parallel_tuple_cost = 0.01;
 SET min_parallel_table_scan_size = 0;
 EXPLAIN (COSTS OFF) SELECT guest, context_merge(document) FROM document GROUP BY guest;
 SELECT count(*) FROM (SELECT guest, context_merge(document) AS got FROM document GROUP BY guest) m
@@ -258,8 +258,9 @@ END $$;
 CREATE TABLE anything WITH (parallel_workers = 2) AS
 SELECT i % 100 AS guest, thing(0, 'g' || i % 100) AS document FROM generate_series(1, 500) i;
 SET parallel_setup_cost = 0;
-SET parallel_tuple_cost = 0;
+SET parallel_tuple_cost = 0.01;
 SET min_parallel_table_scan_size = 0;
+EXPLAIN (COSTS OFF) SELECT guest, context_merge(document)::text AS document FROM anything GROUP BY guest;
 CREATE TABLE result AS SELECT guest, context_merge(document)::text AS document FROM anything GROUP BY guest;
 RESET parallel_setup_cost;
 RESET parallel_tuple_cost;

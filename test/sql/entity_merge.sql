@@ -91,11 +91,12 @@ INSERT INTO candidate_type VALUES
 
 -- every way to compute it; the answer is how many groups differ from the oracle, to the bit
 CREATE FUNCTION differences(name text, ordered boolean, expression text,
-							OUT hashed bigint, OUT sorted bigint, OUT parallel bigint, OUT shuffled bigint, OUT repeated bigint)
+							OUT hashed bigint, OUT sorted bigint, OUT parallel bigint, OUT in_workers boolean, OUT shuffled bigint, OUT repeated bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
 	compare text := 'SELECT count(*) FROM (SELECT g, entity_merge(v, t, k%s) AS got FROM %s s GROUP BY g) a
 					 FULL JOIN oracle USING (g) WHERE record_image_ne(ROW(got), ROW(want))';
+	plan json;
 BEGIN
 	PERFORM setseed(0.5);
 	EXECUTE format('CREATE TABLE candidate (g int, v %s, t timestamptz, k bigint) WITH (parallel_workers = 2)', name);
@@ -114,9 +115,11 @@ BEGIN
 	EXECUTE format(compare, ' ORDER BY random()', 'candidate') INTO shuffled;
 	EXECUTE format(compare, '', '(TABLE candidate UNION ALL TABLE candidate UNION ALL TABLE candidate)') INTO repeated;
 	PERFORM set_config('max_parallel_workers_per_gather', '2', true), set_config('enable_hashagg', 'on', true),
-			set_config('parallel_setup_cost', '0', true), set_config('parallel_tuple_cost', '0', true),
+			set_config('parallel_setup_cost', '0', true), set_config('parallel_tuple_cost', '0.01', true),
 			set_config('min_parallel_table_scan_size', '0', true);
 	EXECUTE format(compare, '', 'candidate') INTO parallel;
+	EXECUTE 'EXPLAIN (FORMAT json) ' || format(compare, '', 'candidate') INTO plan;
+	in_workers := plan::text LIKE '%Partial%';
 	DROP TABLE candidate, oracle;
 END $$;
 SELECT name, d.* FROM candidate_type c, differences(c.name, c.ordered, c.expression) d;
@@ -134,7 +137,7 @@ ANALYZE versions;
 CREATE TABLE newest AS SELECT DISTINCT ON (ref) * FROM versions ORDER BY ref, modified_at DESC, record_offset DESC;
 -- in parallel
 SET parallel_setup_cost = 0;
-SET parallel_tuple_cost = 0;
+SET parallel_tuple_cost = 0.01;
 SET min_parallel_table_scan_size = 0;
 EXPLAIN (COSTS OFF) SELECT ref, entity_merge(doc, modified_at, record_offset) FROM versions GROUP BY ref;
 SELECT count(*) FROM (SELECT ref, entity_merge(doc, modified_at, record_offset) AS doc FROM versions GROUP BY ref) m
