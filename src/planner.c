@@ -196,17 +196,30 @@ tree_argument(Node *arg)
 	return InvalidOid;			/* keep the compiler quiet */
 }
 
+/* An argument without the relabelling that makes its base type of a domain. */
+static Var *
+bare_argument(List *args, int position)
+{
+	Node	   *arg = list_nth(args, position);
+
+	while (IsA(arg, RelabelType))
+		arg = (Node *) ((RelabelType *) arg)->arg;
+	return (Var *) arg;
+}
+
 /*
  * The column of the tree that an argument of _is_current is, all of one
- * reference to it; ERROR for anything else.
+ * reference to it; ERROR for anything else, and for more than a key can have.
  */
 static AttrNumber
 column_argument(PlannerInfo *root, List *args, int position, Oid versions)
 {
-	Var		   *first = linitial_node(Var, list_copy_tail(args, GC_ARG_DATASET));
-	Var		   *var = list_nth(args, position);
+	Var		   *first = bare_argument(args, GC_ARG_DATASET);
+	Var		   *var = bare_argument(args, position);
 
-	if (IsA(var, Var) && var->varlevelsup == 0 && var->varno == first->varno)
+	if (IsA(var, Var) && var->varlevelsup == 0 &&
+		IsA(first, Var) && var->varno == first->varno &&
+		position < GC_ARG_KEY + INDEX_MAX_KEYS)
 	{
 		RangeTblEntry *rte = rt_fetch(var->varno, root->parse->rtable);
 
