@@ -275,10 +275,11 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 /*
  * What fills one column. Rows of a built dataset keep where they came from; rows
  * from outside have source -1, so that a record of equal version beats them, and a
- * tombstone among them keeps a key and a version and nothing else.
+ * tombstone among them keeps a key and a version and nothing else. The type is
+ * said twice, or CASE would make its base type of a domain.
  */
 static char *
-column_sql(const GcDataset *dataset, const GcMember *member, const char *name)
+column_sql(const GcDataset *dataset, const GcMember *member, const char *name, Oid type)
 {
 	const GcEntity *entity = member->entity;
 	const char *quoted = quote_identifier(name);
@@ -295,16 +296,13 @@ column_sql(const GcDataset *dataset, const GcMember *member, const char *name)
 			return pstrdup("0");
 		if (strcmp(name, "gc_offset") == 0)
 			return pstrdup("0::bigint");
+		/* NULL where the shape got the column after the dataset was created */
 		if (get_attnum(member->staging, name) == InvalidAttrNumber)
-		{
-			/* the shape got it after the dataset was created */
-			Oid			type = get_atttype(member->leaf, get_attnum(member->leaf, name));
-
 			return psprintf("NULL::%s", format_type_be_qualified(type));
-		}
 		if (strcmp(name, "gc_deleted") != 0 && strcmp(name, entity->version_column) != 0 &&
 			!list_member(entity->key_columns, makeString((char *) name)))
-			return psprintf("CASE WHEN NOT v.gc_deleted THEN v.%s END", quoted);
+			return psprintf("CASE WHEN v.gc_deleted THEN NULL::%s ELSE v.%s END",
+							format_type_be_qualified(type), quoted);
 	}
 	return psprintf("v.%s", quoted);
 }
@@ -320,7 +318,8 @@ select_list(const GcDataset *dataset, const GcMember *member)
 	initStringInfo(&sql);
 	for (int i = 0; i < desc->natts; i++)
 		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
-						 column_sql(dataset, member, NameStr(TupleDescAttr(desc, i)->attname)));
+						 column_sql(dataset, member, NameStr(TupleDescAttr(desc, i)->attname),
+									TupleDescAttr(desc, i)->atttypid));
 	table_close(leaf, AccessShareLock);
 	return sql.data;
 }
