@@ -270,29 +270,32 @@ entity_from_tuple(HeapTuple tuple)
 	entity->overlap = interval_column(tuple, "overlap");
 	entity->rebuild_every = interval_column(tuple, "rebuild_every");
 	entity->security_invoker = DatumGetBool(column(tuple, "security_invoker", &isnull));
-	value = column(tuple, "owner", &isnull);
-	entity->owner = isnull ? InvalidOid : DatumGetObjectId(value);
+	entity->owner = DatumGetObjectId(column(tuple, "owner", &isnull));
 	entity->schema = text_column(tuple, "schema");
 	entity->name = text_column(tuple, "name");
 	return entity;
 }
 
-/* Entities that satisfy `condition` on _entity e with $1 = argument. */
+/*
+ * Entities that satisfy `condition` on _entity e with $1 = argument. One whose tree
+ * was dropped by hand is none any more; one whose view was is known by its tree.
+ */
 static List *
 fetch_entities(const char *condition, Oid type, Datum argument)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	List	   *list = NIL;
-	char	   *sql = psprintf("SELECT e.entity_id, e.view, e.versions, e.speed, e.batch, e.root_id,"
+	char	   *sql = psprintf("SELECT e.entity_id, coalesce(w.oid, c.oid) AS view, e.versions, e.speed, e.batch, e.root_id,"
 							   " e.parent_id, e.parent_columns, e.key_columns, e.version_column,"
 							   " e.shape_columns, e.mapping::pg_catalog.text AS mapping, e.unmapped_column,"
 							   " e.expire_after, e.partition_interval, e.retention, e.overlap,"
 							   " e.rebuild_every, e.security_invoker, c.relowner AS owner,"
-							   " n.nspname::pg_catalog.text AS schema, w.relname::pg_catalog.text AS name"
+							   " n.nspname::pg_catalog.text AS schema,"
+							   " coalesce(w.relname, c.relname)::pg_catalog.text AS name"
 							   " FROM guest_context._entity e"
-							   " LEFT JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) e.versions"
+							   " JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) e.versions"
 							   " LEFT JOIN pg_catalog.pg_class w ON w.oid OPERATOR(pg_catalog.=) e.view"
-							   " LEFT JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
+							   " JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
 							   " WHERE %s ORDER BY e.entity_id", condition);
 
 	our_schema();
@@ -334,7 +337,30 @@ gc_entity_get(Oid relation, bool missing_ok)
 				 errmsg("relation \"%s\" is not an entity", name),
 				 errhint("SELECT * FROM guest_context.entity; lists the entities.")));
 	}
+	if (!missing_ok)
+		gc_entity_check_columns(linitial(found));
 	return linitial(found);
+}
+
+void
+gc_entity_check_columns(const GcEntity *entity)
+{
+	ListCell   *lc;
+
+	foreach(lc, entity->shape_columns)
+	{
+		const char *name = strVal(lfirst(lc));
+
+		if (get_attnum(entity->versions, name) == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("entity \"%s.%s\" has lost its column \"%s\"",
+							entity->schema, entity->name, name),
+					 errdetail("It was renamed or dropped in \"%s\".", get_rel_name(entity->versions)),
+					 errhint("ALTER TABLE %s RENAME COLUMN … TO %s;",
+							 quote_qualified_identifier(entity->schema, get_rel_name(entity->versions)),
+							 quote_identifier(name))));
+	}
 }
 
 GcEntity *
@@ -346,7 +372,9 @@ gc_entity_by_id(int32 entity_id)
 	if (found == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("entity %d does not exist", entity_id)));
+				 errmsg("entity %d does not exist", entity_id),
+				 errdetail("Its tables were dropped by hand, and there are entities under it."),
+				 errhint("Drop those too: SELECT guest_context.drop_entity(…);")));
 	return linitial(found);
 }
 

@@ -12,7 +12,7 @@
 typedef struct GcEntity
 {
 	int32		entity_id;
-	Oid			view;			/* the view of truth */
+	Oid			view;			/* the view of truth; `versions` when it was dropped by hand */
 	Oid			versions;		/* root of the tree: every version of every tier */
 	Oid			speed;			/* its partition for change records */
 	Oid			batch;			/* its partition for datasets */
@@ -76,8 +76,15 @@ extern uint64 gc_catalog_run(int expected, const char *sql, int nargs, ...);
 /* For statements that return one bigint: it, or 0 for NULL and for no row. */
 extern int64 gc_catalog_run_bigint(int expected, const char *sql, int nargs, ...);
 
-/* The entity whose view (or tree root) this is; ERROR "… is not an entity" or NULL. */
+/*
+ * The entity whose view (or tree root) this is, its columns checked; ERROR "… is not an
+ * entity". With missing_ok nothing is checked, and NULL says that it is none.
+ */
 extern GcEntity *gc_entity_get(Oid relation, bool missing_ok);
+
+/* ERROR when a column was renamed or dropped by hand: all SQL and records name them. */
+extern void gc_entity_check_columns(const GcEntity *entity);
+
 extern GcEntity *gc_entity_by_id(int32 entity_id);
 
 /* The root and everything under it, parents before children. */

@@ -332,7 +332,10 @@ gc_dataset_register(const GcEntity *root, TimestampTz as_of, bool built, bool ac
 {
 	TimestampTz window_start = gc_timestamp_minus(as_of, root->overlap);
 	int32		dataset_id;
+	ListCell   *lc;
 
+	foreach(lc, gc_entity_tree(root->entity_id))
+		gc_entity_check_columns(lfirst(lc));
 	dataset_id = (int32)
 		gc_catalog_run_bigint(SPI_OK_INSERT_RETURNING,
 							  "INSERT INTO guest_context._dataset (root_id, as_of, built, activate, created_by)"

@@ -334,7 +334,7 @@ create_leaf(const GcDataset *dataset, GcMember *member)
 						" CONSTRAINT " BOUND_CONSTRAINT " CHECK (gc_dataset = %d))",
 						quote_qualified_identifier(entity->schema, relname),
 						gc_quoted_name(entity->batch), dataset->dataset_id), entity->owner);
-	member->leaf = get_relname_relid(relname, get_rel_namespace(entity->batch));
+	member->leaf = get_relname_relid(relname, get_rel_namespace(entity->versions));
 }
 
 /* Attaching builds the tree's indexes; one more finds the rows that reading maps. */
@@ -374,6 +374,7 @@ gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcL
 	GcCaller	caller;
 	Oid			recent_index;
 
+	gc_entity_check_columns(member->entity);
 	create_leaf(dataset, member);
 	gc_owner_enter(member->entity->owner, &caller);
 	write_rows(dataset, member,

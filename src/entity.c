@@ -1,5 +1,5 @@
 /*
- * entity.c: create_entity, alter_entity, drop_entity, grant_reader.
+ * entity.c: create_entity, grant_reader; what entity_alter.c shares with them.
  *
  * Each verb is one transaction's work: DDL as the tree's owner, rows of our own
  * catalogue as the extension's owner, search_path pinned throughout. Names that
@@ -12,24 +12,17 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "commands/defrem.h"
-#include "commands/sequence.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
-#include "parser/parse_type.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -38,22 +31,18 @@
 #include "apply.h"
 #include "catalog.h"
 #include "compat.h"
+#include "dataset.h"
+#include "entity.h"
 #include "shape.h"
 #include "tree.h"
 #include "view.h"
 
 PG_FUNCTION_INFO_V1(gc_create_entity);
-PG_FUNCTION_INFO_V1(gc_alter_entity);
-PG_FUNCTION_INFO_V1(gc_drop_entity);
 PG_FUNCTION_INFO_V1(gc_grant_reader);
 PG_FUNCTION_INFO_V1(gc_refuse_write);
 
 /* Room for the longest suffix: _batch_d2147483647_staging */
 #define MAX_ENTITY_NAME (NAMEDATALEN - 1 - 26)
-
-#define DEFAULT_PARTITION_INTERVAL	"1 day"
-#define DEFAULT_RETENTION			"7 days"
-#define DEFAULT_OVERLAP				"12 hours"
 
 /* Arguments of create_entity, in the order of its declaration. */
 enum
@@ -63,15 +52,6 @@ enum
 	ARG_RETENTION, ARG_OVERLAP, ARG_REBUILD_EVERY, ARG_SECURITY_INVOKER,
 	ARG_IF_NOT_EXISTS
 };
-
-static void
-reject_null(FunctionCallInfo fcinfo, int arg, const char *name)
-{
-	if (PG_ARGISNULL(arg))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("argument \"%s\" cannot be null", name)));
-}
 
 static char *
 text_argument(FunctionCallInfo fcinfo, int arg)
@@ -85,9 +65,8 @@ interval_argument(FunctionCallInfo fcinfo, int arg)
 	return PG_ARGISNULL(arg) ? NULL : PG_GETARG_INTERVAL_P(arg);
 }
 
-/* text[] to String nodes; NIL for NULL. No NULL elements, no duplicates. */
-static List *
-list_argument(FunctionCallInfo fcinfo, int arg, const char *name)
+List *
+gc_list_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 {
 	Datum	   *elements;
 	bool	   *nulls;
@@ -116,8 +95,8 @@ list_argument(FunctionCallInfo fcinfo, int arg, const char *name)
 	return list;
 }
 
-static Datum
-list_datum(List *list)
+Datum
+gc_list_datum(List *list)
 {
 	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(list), 1));
 
@@ -150,8 +129,8 @@ check_interval(const char *name, const Interval *interval, int64 minimum, bool m
 						   (long long) (minimum / USECS_PER_SEC))));
 }
 
-static void
-check_options(const GcEntity *entity)
+void
+gc_entity_check_options(const GcEntity *entity)
 {
 	check_interval("partition_interval", entity->partition_interval, USECS_PER_MINUTE, false);
 	check_interval("retention", entity->retention, USECS_PER_MINUTE, true);
@@ -366,14 +345,15 @@ create_versions(const GcEntity *entity, const GcShape *shape, const char *versio
 			appendStringInfo(&sql, " %s", gc_shape_not_null_sql(column));
 	}
 	foreach(lc, shape->checks)
-	{
-		GcShapeCheck *check = lfirst(lc);
-
-		appendStringInfo(&sql, ", CONSTRAINT %s CHECK (gc_deleted OR (%s))",
-						 quote_identifier(check->name), check->sql);
-	}
+		appendStringInfo(&sql, ", %s", gc_shape_check_sql(lfirst(lc)));
 	appendStringInfoString(&sql, ") PARTITION BY RANGE (gc_dataset)");
 	gc_run_ddl(sql.data, entity->owner);
+}
+
+static void
+comment_on_table(Oid owner, const char *table, const char *comment)
+{
+	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS %s", table, quote_literal_cstr(comment)), owner);
 }
 
 /* The tables, their indexes, and the sequence that numbers apply()'s records. */
@@ -406,12 +386,28 @@ create_tree(GcEntity *entity, const GcShape *shape)
 	entity->speed = get_relname_relid(psprintf("%s_speed", entity->name), schema);
 	entity->batch = get_relname_relid(psprintf("%s_batch", entity->name), schema);
 
-	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS 'every version of every tier of %s; read the view instead'",
-						versions, entity->name), owner);
-	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS 'change records of %s by arrival time; kept by guest_context'",
-						speed, entity->name), owner);
-	gc_run_ddl(psprintf("COMMENT ON TABLE %s IS 'datasets of %s; kept by guest_context'",
-						batch, entity->name), owner);
+	comment_on_table(owner, versions, psprintf("every version of every tier of %s; read the view instead", entity->name));
+	comment_on_table(owner, speed, psprintf("change records of %s by arrival time; kept by guest_context", entity->name));
+	comment_on_table(owner, batch, psprintf("datasets of %s; kept by guest_context", entity->name));
+}
+
+/* Forgets entities whose tables were dropped by hand, by DROP SCHEMA for one. */
+static void
+forget_dropped(void)
+{
+	static const char *const commands[] = {
+		"DELETE FROM guest_context._entity e WHERE NOT EXISTS"
+		" (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) e.versions)",
+		"DELETE FROM guest_context._window w WHERE NOT EXISTS"
+		" (SELECT FROM guest_context._entity e WHERE e.entity_id OPERATOR(pg_catalog.=) w.entity_id)",
+		"DELETE FROM guest_context._dataset d WHERE NOT EXISTS"
+		" (SELECT FROM guest_context._entity e WHERE e.entity_id OPERATOR(pg_catalog.=) d.root_id)",
+		"DELETE FROM guest_context._dataset_entity m WHERE NOT EXISTS"
+		" (SELECT FROM guest_context._entity e WHERE e.entity_id OPERATOR(pg_catalog.=) m.entity_id)",
+	};
+
+	for (int i = 0; i < lengthof(commands); i++)
+		gc_catalog_run(SPI_OK_DELETE, commands[i], 0);
 }
 
 /* Rows of _entity and _window; sets entity_id and root_id. */
@@ -431,10 +427,10 @@ insert_entity(GcEntity *entity)
 	SET(2, false, ObjectIdGetDatum(entity->speed));
 	SET(3, false, ObjectIdGetDatum(entity->batch));
 	SET(4, entity->parent_id == 0, Int32GetDatum(entity->parent_id));
-	SET(5, entity->parent_columns == NIL, list_datum(entity->parent_columns));
-	SET(6, false, list_datum(entity->key_columns));
+	SET(5, entity->parent_columns == NIL, gc_list_datum(entity->parent_columns));
+	SET(6, false, gc_list_datum(entity->key_columns));
 	SET(7, false, CStringGetTextDatum(entity->version_column));
-	SET(8, false, list_datum(entity->shape_columns));
+	SET(8, false, gc_list_datum(entity->shape_columns));
 	SET(9, entity->mapping == NULL, CStringGetTextDatum(entity->mapping));
 	SET(10, entity->unmapped_column == NULL, CStringGetTextDatum(entity->unmapped_column));
 	SET(11, entity->expire_after == NULL, IntervalPGetDatum(entity->expire_after));
@@ -471,10 +467,12 @@ static Oid
 find_existing(const GcEntity *entity, bool if_not_exists)
 {
 	Oid			existing = get_relname_relid(entity->name, get_namespace_oid(entity->schema, false));
+	GcEntity   *found;
 
 	if (!OidIsValid(existing))
 		return InvalidOid;
-	if (!if_not_exists || gc_entity_get(existing, true) == NULL)
+	found = if_not_exists ? gc_entity_get(existing, true) : NULL;
+	if (found == NULL || found->view != existing)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("relation \"%s\" already exists in schema \"%s\"",
@@ -503,8 +501,8 @@ settle_root_options(GcEntity *entity, const Interval *default_overlap)
 	entity->overlap = NULL;
 }
 
-static Interval *
-interval_literal(const char *text)
+Interval *
+gc_interval_parse(const char *text)
 {
 	return DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(text),
 												 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
@@ -537,7 +535,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 	int			guc_level;
 
 	for (int i = 0; i < lengthof(required); i++)
-		reject_null(fcinfo, required[i].arg, required[i].name);
+		gc_require_argument(fcinfo, required[i].arg, required[i].name);
 	if (PG_ARGISNULL(ARG_PARENT) != PG_ARGISNULL(ARG_PARENT_REF))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -550,9 +548,9 @@ gc_create_entity(PG_FUNCTION_ARGS)
 		PG_RETURN_OID(existing);
 
 	entity.owner = GetUserId();
-	entity.key_columns = list_argument(fcinfo, ARG_KEY, "key");
+	entity.key_columns = gc_list_argument(fcinfo, ARG_KEY, "key");
 	entity.version_column = text_argument(fcinfo, ARG_VERSION);
-	entity.parent_columns = list_argument(fcinfo, ARG_PARENT_REF, "parent_ref");
+	entity.parent_columns = gc_list_argument(fcinfo, ARG_PARENT_REF, "parent_ref");
 	entity.mapping = PG_ARGISNULL(ARG_MAPPING) ? NULL :
 		DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(ARG_MAPPING)));
 	entity.unmapped_column = text_argument(fcinfo, ARG_UNMAPPED);
@@ -564,7 +562,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 	entity.security_invoker = PG_GETARG_BOOL(ARG_SECURITY_INVOKER);
 
 	guc_level = gc_enter();
-	check_options(&entity);
+	gc_entity_check_options(&entity);
 	shape = gc_shape_read(PG_GETARG_OID(ARG_SHAPE), entity.key_columns);
 	check_columns(&entity, shape);
 	if (!PG_ARGISNULL(ARG_PARENT))
@@ -574,7 +572,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 		entity.parent_id = parent->entity_id;
 		entity.root_id = parent->root_id;
 	}
-	settle_root_options(&entity, interval_literal(DEFAULT_OVERLAP));
+	settle_root_options(&entity, gc_interval_parse(GC_DEFAULT_OVERLAP));
 	for (int i = 0; i < shape->ncolumns; i++)
 		entity.shape_columns = lappend(entity.shape_columns, makeString(shape->columns[i].name));
 	check_owner(entity.owner);
@@ -583,248 +581,11 @@ gc_create_entity(PG_FUNCTION_ARGS)
 	gc_mapping_check(&entity);
 	gc_view_create(&entity, false);
 	entity.view = get_relname_relid(entity.name, get_namespace_oid(entity.schema, false));
+	forget_dropped();
 	insert_entity(&entity);
 	gc_speed_leaves_ensure(&entity, gc_speed_leaves_target(&entity));
 	gc_leave(guc_level);
 	PG_RETURN_OID(entity.view);
-}
-
-/* Adds the columns that the new shape has more; any other difference is refused. */
-static void
-add_columns(GcEntity *entity, Oid shape_relid)
-{
-	GcShape    *shape = gc_shape_read(shape_relid, entity->key_columns);
-	ListCell   *lc;
-	int			old_count = list_length(entity->shape_columns);
-
-	foreach(lc, entity->shape_columns)
-	{
-		const char *name = strVal(lfirst(lc));
-		GcShapeColumn *column = gc_shape_column(shape, name);
-		Oid			type;
-		int32		typmod;
-		Oid			collation;
-
-		get_atttypetypmodcoll(entity->versions, get_attnum(entity->versions, name),
-							  &type, &typmod, &collation);
-		if (column == NULL || column->type != type || column->typmod != typmod ||
-			column->collation != collation)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("cannot change column \"%s\" of entity \"%s.%s\"",
-							name, entity->schema, entity->name),
-					 column == NULL ?
-					 errdetail("The new shape does not have it; only new columns can be added.") :
-					 errdetail("Its type is %s, the new shape says %s; only new columns can be added.",
-							   format_type_with_typemod(type, typmod),
-							   format_type_with_typemod(column->type, column->typmod))));
-	}
-	for (int i = 0; i < shape->ncolumns; i++)
-	{
-		GcShapeColumn *column = &shape->columns[i];
-		String	   *name = makeString(column->name);
-
-		if (list_member(entity->shape_columns, name))
-			continue;
-		if (column->not_null)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("cannot add column \"%s\", for it is NOT NULL", column->name),
-					 errdetail("Versions that are already stored have no value for it.")));
-		gc_run_ddl(psprintf("ALTER TABLE %s ADD COLUMN %s", gc_quoted_name(entity->versions),
-							gc_shape_column_sql(column)), entity->owner);
-		entity->shape_columns = lappend(entity->shape_columns, name);
-	}
-	if (list_length(entity->shape_columns) == old_count)
-		ereport(NOTICE,
-				(errmsg("the shape has no column that entity \"%s.%s\" lacks",
-						entity->schema, entity->name)));
-}
-
-/* Sets one interval option unless the argument is NULL. */
-static void
-alter_interval(FunctionCallInfo fcinfo, int arg, Interval **option)
-{
-	if (!PG_ARGISNULL(arg))
-		*option = PG_GETARG_INTERVAL_P(arg);
-}
-
-/* Puts options back to their defaults. */
-static void
-reset_options(GcEntity *entity, List *names)
-{
-	ListCell   *lc;
-
-	foreach(lc, names)
-	{
-		const char *name = strVal(lfirst(lc));
-
-		if (strcmp(name, "retention") == 0)
-			entity->retention = interval_literal(DEFAULT_RETENTION);
-		else if (strcmp(name, "partition_interval") == 0)
-			entity->partition_interval = interval_literal(DEFAULT_PARTITION_INTERVAL);
-		else if (strcmp(name, "overlap") == 0 && entity->parent_id == 0)
-			entity->overlap = interval_literal(DEFAULT_OVERLAP);
-		else if (strcmp(name, "rebuild_every") == 0)
-			entity->rebuild_every = NULL;
-		else if (strcmp(name, "expire_after") == 0)
-			entity->expire_after = NULL;
-		else if (strcmp(name, "mapping") == 0)
-			entity->mapping = NULL;
-		else if (strcmp(name, "unmapped") == 0)
-			entity->unmapped_column = NULL;
-		else
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("option \"%s\" cannot be reset", name),
-					 errhint("retention, partition_interval, overlap, rebuild_every, expire_after, mapping and unmapped can.")));
-	}
-}
-
-static void
-update_entity(const GcEntity *entity)
-{
-	Oid			types[] = {INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID,
-	INTERVALOID, TEXTOID, TEXTOID, TEXTARRAYOID};
-	Datum		values[lengthof(types)];
-	char		nulls[lengthof(types)];
-
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = Int32GetDatum(entity->entity_id);
-	values[1] = IntervalPGetDatum(entity->retention);
-	values[2] = IntervalPGetDatum(entity->partition_interval);
-	values[3] = IntervalPGetDatum(entity->overlap);
-	nulls[3] = entity->overlap ? ' ' : 'n';
-	values[4] = IntervalPGetDatum(entity->rebuild_every);
-	nulls[4] = entity->rebuild_every ? ' ' : 'n';
-	values[5] = IntervalPGetDatum(entity->expire_after);
-	nulls[5] = entity->expire_after ? ' ' : 'n';
-	values[6] = entity->mapping ? CStringGetTextDatum(entity->mapping) : (Datum) 0;
-	nulls[6] = entity->mapping ? ' ' : 'n';
-	values[7] = entity->unmapped_column ? CStringGetTextDatum(entity->unmapped_column) : (Datum) 0;
-	nulls[7] = entity->unmapped_column ? ' ' : 'n';
-	values[8] = list_datum(entity->shape_columns);
-	SPI_connect();
-	gc_catalog_execute("UPDATE guest_context._entity SET retention = $2, partition_interval = $3,"
-					   " overlap = $4, rebuild_every = $5, expire_after = $6,"
-					   " mapping = $7::pg_catalog.jsonb, unmapped_column = $8, shape_columns = $9"
-					   " WHERE entity_id OPERATOR(pg_catalog.=) $1",
-					   lengthof(types), types, values, nulls, SPI_OK_UPDATE);
-	SPI_finish();
-}
-
-/*
- * alter_entity(entity regclass, retention interval, overlap interval,
- *     partition_interval interval, expire_after interval, rebuild_every interval,
- *     mapping jsonb, unmapped text, shape regclass, reset text[]) -> void
- *
- * NULL leaves an option as it is. A new overlap holds for datasets created
- * from now on, a new partition_interval for leaves made from now on.
- */
-Datum
-gc_alter_entity(PG_FUNCTION_ARGS)
-{
-	GcEntity   *entity;
-	int			guc_level;
-
-	reject_null(fcinfo, 0, "entity");
-	guc_level = gc_enter();
-	entity = gc_entity_get(PG_GETARG_OID(0), false);
-	gc_entity_check_owner(entity);
-	if (entity->parent_id != 0 && (!PG_ARGISNULL(2) || !PG_ARGISNULL(5)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("overlap and rebuild_every belong to the root"),
-				 errhint("SELECT guest_context.alter_entity('%s', …);",
-						 gc_quoted_name(gc_entity_by_id(entity->root_id)->view))));
-
-	reset_options(entity, list_argument(fcinfo, 9, "reset"));
-	alter_interval(fcinfo, 1, &entity->retention);
-	alter_interval(fcinfo, 2, &entity->overlap);
-	alter_interval(fcinfo, 3, &entity->partition_interval);
-	alter_interval(fcinfo, 4, &entity->expire_after);
-	alter_interval(fcinfo, 5, &entity->rebuild_every);
-	check_options(entity);
-	if (!PG_ARGISNULL(6))
-		entity->mapping = DatumGetCString(DirectFunctionCall1(jsonb_out, PG_GETARG_DATUM(6)));
-	if (!PG_ARGISNULL(8))
-		add_columns(entity, PG_GETARG_OID(8));
-	if (!PG_ARGISNULL(7))
-	{
-		entity->unmapped_column = text_argument(fcinfo, 7);
-		if (get_atttype(entity->versions, get_attnum(entity->versions, entity->unmapped_column)) != JSONBOID ||
-			!list_member(entity->shape_columns, makeString(entity->unmapped_column)))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("unmapped must name a column of type jsonb")));
-	}
-	gc_mapping_check(entity);
-	update_entity(entity);
-	gc_view_create(entity, true);
-	gc_leave(guc_level);
-	PG_RETURN_VOID();
-}
-
-/*
- * drop_entity(entity regclass) -> void
- *
- * Drops the view and the tree, all versions and all datasets of a root. What
- * others built on the view keeps it from going.
- */
-Datum
-gc_drop_entity(PG_FUNCTION_ARGS)
-{
-	GcEntity   *entity;
-	List	   *tree;
-	ListCell   *lc;
-	Oid			types[1] = {INT4OID};
-	Datum		values[1];
-	int			guc_level;
-
-	reject_null(fcinfo, 0, "entity");
-	guc_level = gc_enter();
-	entity = gc_entity_get(PG_GETARG_OID(0), false);
-	gc_entity_check_owner(entity);
-	tree = gc_entity_tree(entity->root_id);
-	foreach(lc, tree)
-	{
-		GcEntity   *child = lfirst(lc);
-
-		if (child->parent_id == entity->entity_id)
-			ereport(ERROR,
-					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-					 errmsg("cannot drop entity \"%s.%s\" because \"%s.%s\" is under it",
-							entity->schema, entity->name, child->schema, child->name),
-					 errhint("SELECT guest_context.drop_entity('%s');", gc_quoted_name(child->view))));
-	}
-
-	values[0] = Int32GetDatum(entity->entity_id);
-	SPI_connect();
-	gc_catalog_execute("SELECT staging FROM guest_context._dataset_entity"
-					   " WHERE entity_id OPERATOR(pg_catalog.=) $1 AND staging IS NOT NULL",
-					   1, types, values, NULL, SPI_OK_SELECT);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		bool		isnull;
-		Oid			staging = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-															 SPI_tuptable->tupdesc, 1, &isnull));
-
-		if (get_rel_name(staging) != NULL)
-			gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(staging)), entity->owner);
-	}
-	gc_run_ddl(psprintf("DROP VIEW %s", gc_quoted_name(entity->view)), entity->owner);
-	gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(entity->versions)), entity->owner);
-	gc_catalog_execute("DELETE FROM guest_context._dataset_entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
-					   1, types, values, NULL, SPI_OK_DELETE);
-	gc_catalog_execute("DELETE FROM guest_context._dataset WHERE root_id OPERATOR(pg_catalog.=) $1",
-					   1, types, values, NULL, SPI_OK_DELETE);
-	gc_catalog_execute("DELETE FROM guest_context._window WHERE entity_id OPERATOR(pg_catalog.=) $1",
-					   1, types, values, NULL, SPI_OK_DELETE);
-	gc_catalog_execute("DELETE FROM guest_context._entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
-					   1, types, values, NULL, SPI_OK_DELETE);
-	SPI_finish();
-	gc_leave(guc_level);
-	PG_RETURN_VOID();
 }
 
 /*
@@ -842,8 +603,15 @@ gc_grant_reader(PG_FUNCTION_ARGS)
 
 	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	gc_entity_check_owner(entity);
+	if (entity->view == entity->versions)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("entity \"%s.%s\" has lost its view of truth", entity->schema, entity->name),
+				 errhint("SELECT guest_context.alter_entity(%s);",
+						 quote_literal_cstr(gc_quoted_name(entity->versions)))));
 	role = quote_identifier(GetUserNameFromId(get_role_oid(NameStr(*PG_GETARG_NAME(1)), false), false));
-	gc_run_ddl(psprintf("GRANT USAGE ON SCHEMA %s TO %s", quote_identifier(entity->schema), role),
+	gc_run_ddl(psprintf("GRANT USAGE ON SCHEMA %s TO %s",
+						quote_identifier(get_namespace_name(get_rel_namespace(entity->view))), role),
 			   GetUserId());
 	gc_run_ddl(psprintf("GRANT SELECT ON %s TO %s", gc_quoted_name(entity->view), role),
 			   entity->owner);

@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/heap.h"
 #include "catalog/pg_attrdef.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
@@ -124,6 +125,8 @@ read_column(Relation rel, Form_pg_attribute att, List *key_columns, GcShapeColum
 
 	if (strncmp(name, "gc_", 3) == 0)
 		REFUSE("Column \"%s\" begins with \"gc_\", which is kept for guest_context.", name);
+	if (SystemAttributeByName(name) != NULL)
+		REFUSE("Column \"%s\" has the name of a system column.", name);
 	if (!gc_name_is_plain(name))
 		REFUSE("The name of column %d holds a control character.", att->attnum);
 	if (att->attidentity)
@@ -141,21 +144,22 @@ read_column(Relation rel, Form_pg_attribute att, List *key_columns, GcShapeColum
 	column->default_sql = att->atthasdef ? default_sql(rel, att->attnum) : NULL;
 }
 
-/* Are the columns of this constraint exactly the key? */
-static bool
-is_key(Relation rel, Datum conkey, List *key_columns)
+/* The columns of a constraint, as String nodes. */
+static List *
+constraint_columns(Relation rel, HeapTuple tuple, TupleDesc desc)
 {
-	ArrayType  *array = DatumGetArrayTypeP(conkey);
-	int			count = ARR_DIMS(array)[0];
-	int16	   *attnos = (int16 *) ARR_DATA_PTR(array);
+	bool		isnull;
+	Datum		conkey = heap_getattr(tuple, Anum_pg_constraint_conkey, desc, &isnull);
+	ArrayType  *array;
+	List	   *columns = NIL;
 
-	if (count != list_length(key_columns))
-		return false;
-	for (int i = 0; i < count; i++)
-		if (!list_member(key_columns,
-						 makeString(get_attname(RelationGetRelid(rel), attnos[i], false))))
-			return false;
-	return true;
+	if (isnull)
+		return NIL;
+	array = DatumGetArrayTypeP(conkey);
+	for (int i = 0; i < ARR_DIMS(array)[0]; i++)
+		columns = lappend(columns, makeString(get_attname(RelationGetRelid(rel),
+														  ((int16 *) ARR_DATA_PTR(array))[i], false)));
+	return columns;
 }
 
 static List *
@@ -175,6 +179,7 @@ read_constraints(Relation rel, List *key_columns)
 		Form_pg_constraint form = (Form_pg_constraint) GETSTRUCT(tuple);
 		bool		isnull;
 		Datum		value;
+		List	   *columns;
 		GcShapeCheck *check;
 
 		switch (form->contype)
@@ -183,16 +188,19 @@ read_constraints(Relation rel, List *key_columns)
 				value = heap_getattr(tuple, Anum_pg_constraint_conbin,
 									 RelationGetDescr(constraints), &isnull);
 				check = palloc(sizeof(GcShapeCheck));
+				if (!gc_name_is_plain(NameStr(form->conname)))
+					REFUSE("The name of a constraint holds a control character.");
 				check->name = pstrdup(NameStr(form->conname));
+				check->columns = constraint_columns(rel, tuple, RelationGetDescr(constraints));
 				check->sql = TextDatumGetCString(DirectFunctionCall2(pg_get_expr, value,
 																	 ObjectIdGetDatum(RelationGetRelid(rel))));
 				checks = lappend(checks, check);
 				break;
 			case CONSTRAINT_PRIMARY:
 			case CONSTRAINT_UNIQUE:
-				value = heap_getattr(tuple, Anum_pg_constraint_conkey,
-									 RelationGetDescr(constraints), &isnull);
-				if (!is_key(rel, value, key_columns))
+				columns = constraint_columns(rel, tuple, RelationGetDescr(constraints));
+				if (list_length(columns) != list_length(key_columns) ||
+					list_difference(columns, key_columns) != NIL)
 					REFUSE("Constraint \"%s\" is UNIQUE on other columns than the key; versions of different entities may share those values.",
 						   NameStr(form->conname));
 				break;
@@ -273,6 +281,13 @@ gc_shape_column_sql(const GcShapeColumn *column)
 					collation_sql(column->collation, column->type),
 					column->default_sql ? " DEFAULT " : "",
 					column->default_sql ? column->default_sql : "");
+}
+
+char *
+gc_shape_check_sql(const GcShapeCheck *check)
+{
+	return psprintf("CONSTRAINT %s CHECK (gc_deleted OR (%s))",
+					quote_identifier(check->name), check->sql);
 }
 
 char *

@@ -20,6 +20,7 @@ typedef struct GcShapeCheck
 {
 	char	   *name;
 	char	   *sql;			/* the condition */
+	List	   *columns;		/* String nodes: those it looks at */
 } GcShapeCheck;
 
 typedef struct GcShape
@@ -44,6 +45,9 @@ extern GcShapeColumn *gc_shape_column(const GcShape *shape, const char *name);
 
 /* "total" numeric(10,2) COLLATE pg_catalog."C": for CREATE TABLE */
 extern char *gc_shape_column_sql(const GcShapeColumn *column);
+
+/* CONSTRAINT … CHECK (gc_deleted OR …) */
+extern char *gc_shape_check_sql(const GcShapeCheck *check);
 
 /* CHECK constraint of the tree that stands for a column's NOT NULL; NULL if none */
 extern char *gc_shape_not_null_sql(const GcShapeColumn *column);
