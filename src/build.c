@@ -109,7 +109,7 @@ build(const GcDataset *dataset)
 static GcDataset *
 open_for_build(int64 dataset_id)
 {
-	GcDataset  *dataset = gc_dataset_open(dataset_id, "build", GC_LOADING, ExclusiveLock);
+	GcDataset  *dataset = gc_dataset_open(dataset_id, "build", GC_LOADING, ExclusiveLock, false);
 
 	if (!dataset->built)
 		ereport(ERROR,
@@ -211,7 +211,7 @@ build_steps(int32 dataset_id)
 
 	begin_step();
 	guc_level = gc_enter();
-	gc_dataset_verify(gc_dataset_open(dataset_id, "verify", GC_SEALED, ExclusiveLock));
+	gc_dataset_verify(gc_dataset_open(dataset_id, "verify", GC_SEALED, ExclusiveLock, false));
 	gc_leave(guc_level);
 	end_step();
 

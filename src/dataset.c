@@ -145,9 +145,8 @@ state_from_name(const char *name)
 
 /* The members, in the order of the tree. Entities dropped since are left out. */
 static List *
-read_members(int32 dataset_id, int32 root_id)
+read_members(int32 dataset_id, List *tree)
 {
-	List	   *tree = gc_entity_tree(root_id);
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(dataset_id)};
@@ -197,6 +196,7 @@ gc_dataset_get(int64 dataset_id)
 	Datum		values[1] = {Int64GetDatum(dataset_id)};
 	HeapTuple	row;
 	int32		root_id;
+	List	   *tree;
 
 	SPI_connect();
 	gc_catalog_execute("SELECT * FROM guest_context._dataset WHERE dataset_id OPERATOR(pg_catalog.=) $1",
@@ -219,8 +219,9 @@ gc_dataset_get(int64 dataset_id)
 	dataset->regressions = DatumGetInt64(column(row, "regressions", Int64GetDatum(0)));
 	SPI_finish();
 
-	dataset->root = gc_entity_by_id(root_id);
-	dataset->members = read_members(dataset->dataset_id, root_id);
+	tree = gc_entity_tree(root_id);
+	dataset->root = linitial(tree); /* parents come before children */
+	dataset->members = read_members(dataset->dataset_id, tree);
 	return dataset;
 }
 
@@ -236,11 +237,14 @@ gc_dataset_active_rows(const GcEntity *entity)
 								 INT4OID, Int32GetDatum(entity->entity_id));
 }
 
-static void
-check_state(const GcDataset *dataset, const char *verb, int allowed)
+/* The dataset as it is now, if it may be worked on. */
+static GcDataset *
+get_checked(int64 dataset_id, const char *verb, int allowed)
 {
+	GcDataset  *dataset = gc_dataset_get(dataset_id);
+
 	if (dataset->state & allowed)
-		return;
+		return dataset;
 	for (int i = 0; i < lengthof(states); i++)
 		if (states[i].state == dataset->state)
 			ereport(ERROR,
@@ -248,18 +252,19 @@ check_state(const GcDataset *dataset, const char *verb, int allowed)
 					 errmsg("cannot %s dataset %d while it is %s", verb, dataset->dataset_id,
 							states[i].name),
 					 errhint(states[i].hint, dataset->dataset_id)));
+	return NULL;
 }
 
 GcDataset *
-gc_dataset_open(int64 dataset_id, const char *verb, int allowed, LOCKMODE mode)
+gc_dataset_open(int64 dataset_id, const char *verb, int allowed, LOCKMODE mode, bool lock_root)
 {
 	GcDataset  *dataset = gc_dataset_get(dataset_id);
 
 	gc_entity_check_owner(dataset->root);
 	LockDatabaseObject(gc_catalog_relid("_dataset"), (Oid) dataset->dataset_id, 0, mode);
-	dataset = gc_dataset_get(dataset_id);	/* as whoever held the lock left it */
-	check_state(dataset, verb, allowed);
-	return dataset;
+	if (lock_root)
+		gc_dataset_lock_root(dataset->root);
+	return get_checked(dataset_id, verb, allowed);	/* as whoever held the lock left it */
 }
 
 GcMember *
@@ -456,7 +461,7 @@ gc_dataset_table(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "dataset");
 	gc_require_argument(fcinfo, 1, "entity");
-	dataset = gc_dataset_open(PG_GETARG_INT64(0), "load", GC_LOADING, ShareLock);
+	dataset = gc_dataset_open(PG_GETARG_INT64(0), "load", GC_LOADING, ShareLock, false);
 	gc_dataset_check_external(dataset, "load");
 	member = gc_dataset_member(dataset, PG_GETARG_OID(1));
 	gc_leave(guc_level);
@@ -599,7 +604,7 @@ gc_load_dataset(PG_FUNCTION_ARGS)
 	gc_require_argument(fcinfo, 0, "dataset");
 	gc_require_argument(fcinfo, 1, "entity");
 	gc_require_argument(fcinfo, 2, "source");
-	dataset = gc_dataset_open(PG_GETARG_INT64(0), "load", GC_LOADING, ShareLock);
+	dataset = gc_dataset_open(PG_GETARG_INT64(0), "load", GC_LOADING, ShareLock, false);
 	gc_dataset_check_external(dataset, "load");
 	member = gc_dataset_member(dataset, PG_GETARG_OID(1));
 	source = text_to_cstring(PG_GETARG_TEXT_PP(2));
@@ -657,7 +662,7 @@ gc_drop_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "dataset");
 	dataset = gc_dataset_open(PG_GETARG_INT64(0), "drop", GC_LOADING | GC_SEALED | GC_RETIRED,
-							  ExclusiveLock);
+							  ExclusiveLock, false);
 	foreach(lc, dataset->members)
 	{
 		GcMember   *member = lfirst(lc);

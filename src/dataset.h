@@ -62,9 +62,10 @@ extern GcDataset *gc_dataset_get(int64 dataset_id);
 /*
  * The same for a verb: the caller must own the root and the dataset be in one
  * of the states. Locked against other verbs until the transaction ends: Share for
- * loading, Exclusive for the rest.
+ * loading, Exclusive for the rest; its root as well where asked.
  */
-extern GcDataset *gc_dataset_open(int64 dataset_id, const char *verb, int states, LOCKMODE mode);
+extern GcDataset *gc_dataset_open(int64 dataset_id, const char *verb, int states, LOCKMODE mode,
+								  bool lock_root);
 
 /* The dataset's member that a view or tree root is; ERROR when it spans no such entity. */
 extern GcMember *gc_dataset_member(const GcDataset *dataset, Oid relation);

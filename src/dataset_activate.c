@@ -191,10 +191,7 @@ gc_dataset_activate(int64 dataset_id, int64 expected_active, bool force)
 	int32		active;
 
 	gc_require_read_committed("activate");
-	dataset = gc_dataset_open(dataset_id, "activate", GC_SEALED | GC_RETIRED, ExclusiveLock);
-	gc_dataset_lock_root(dataset->root);
-	/* another activation, just finished, may have changed or dropped it */
-	dataset = gc_dataset_open(dataset_id, "activate", GC_SEALED | GC_RETIRED, ExclusiveLock);
+	dataset = gc_dataset_open(dataset_id, "activate", GC_SEALED | GC_RETIRED, ExclusiveLock, true);
 	active = active_dataset(dataset->root);
 	if (expected_active != GC_ANY_DATASET && expected_active != active)
 		ereport(ERROR,
@@ -302,8 +299,7 @@ gc_rollback_dataset(PG_FUNCTION_ARGS)
 	gc_require_argument(fcinfo, 1, "force");
 	gc_require_read_committed("roll back");
 	root = gc_dataset_root(PG_GETARG_OID(0), "rollback_dataset");
-	dataset = gc_dataset_open(require_earlier_dataset(root), "roll back to", GC_RETIRED, ExclusiveLock);
-	gc_dataset_lock_root(root);
+	dataset = gc_dataset_open(require_earlier_dataset(root), "roll back to", GC_RETIRED, ExclusiveLock, true);
 	if (earlier_dataset(root) != dataset->dataset_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -242,14 +242,15 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 		writer->estate = CreateExecutorState();
 		writer->target = makeNode(ResultRelInfo);
 		InitResultRelInfo(writer->target, writer->leaf, 0, NULL, 0);
-
-		/*
-		 * Functions in constraints need not be parallel safe, and they run in
-		 * the middle of this query.
-		 */
-		set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
-						  GUC_ACTION_SAVE, true, 0, false);
 	}
+
+	/*
+	 * One process: writing takes longer than reading, so that handing every row
+	 * over costs more than it saves. And functions in the leaf's constraints,
+	 * which run in the middle of this query, need not be parallel safe.
+	 */
+	set_config_option("max_parallel_workers_per_gather", "0", PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_SAVE, true, 0, false);
 
 	SPI_connect();
 	options.dest = &writer->receiver;
@@ -368,6 +369,17 @@ analyze(Oid relid)
 	CommandCounterIncrement();
 }
 
+/* How many rows its statistics say that a tree has; -1 = it was never analyzed. */
+static double
+known_rows(Oid versions)
+{
+	Relation	rel = table_open(versions, AccessShareLock);
+	double		rows = rel->rd_rel->reltuples;
+
+	table_close(rel, AccessShareLock);
+	return rows;
+}
+
 void
 gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcLeafCounts *counts)
 {
@@ -385,7 +397,9 @@ gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcL
 	recent_index = attach_leaf(dataset, member);
 	gc_owner_enter(member->entity->owner, &caller);
 	analyze(member->leaf);
-	analyze(member->entity->versions);
+	/* what is built from the truth has the rows that the tree had before */
+	if (!dataset->built || known_rows(member->entity->versions) < counts->rows)
+		analyze(member->entity->versions);
 	gc_owner_leave(&caller);
 
 	gc_catalog_run(SPI_OK_UPDATE,

@@ -170,7 +170,7 @@ gc_seal_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "dataset");
 	gc_require_read_committed("seal");
-	dataset = gc_dataset_open(PG_GETARG_INT64(0), "seal", GC_LOADING, ExclusiveLock);
+	dataset = gc_dataset_open(PG_GETARG_INT64(0), "seal", GC_LOADING, ExclusiveLock, false);
 	gc_dataset_check_external(dataset, "seal");
 	if (!PG_ARGISNULL(1))
 		read_expected(dataset, PG_GETARG_JSONB_P(1));

@@ -276,7 +276,7 @@ gc_verify_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "dataset");
 	InitMaterializedSRF(fcinfo, 0);
-	dataset = gc_dataset_open(PG_GETARG_INT64(0), "verify", GC_SEALED | GC_RETIRED, ExclusiveLock);
+	dataset = gc_dataset_open(PG_GETARG_INT64(0), "verify", GC_SEALED | GC_RETIRED, ExclusiveLock, false);
 	foreach(lc, gc_dataset_verify(dataset))
 	{
 		GcFinding  *finding = lfirst(lc);
@@ -337,7 +337,7 @@ gc_diff_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "dataset");
 	InitMaterializedSRF(fcinfo, 0);
-	dataset = gc_dataset_open(PG_GETARG_INT64(0), "compare", GC_SEALED | GC_RETIRED, ShareLock);
+	dataset = gc_dataset_open(PG_GETARG_INT64(0), "compare", GC_SEALED | GC_RETIRED, ShareLock, false);
 	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(lc, dataset->members)
 	{
