@@ -58,5 +58,16 @@ CREATE FUNCTION guest_context._is_current(plan guest_context._plan, dataset inte
 COMMENT ON FUNCTION guest_context._is_current(guest_context._plan, integer, timestamptz, timestamptz, integer, integer, bigint, tid, "any")
 	IS 'is this version in the active dataset or the window, and no newer version of its key there?';
 
+CREATE FUNCTION guest_context._newest_support(internal) RETURNS internal
+	LANGUAGE c STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_newest_support';
+COMMENT ON FUNCTION guest_context._newest_support(internal) IS 'planner support of _is_newest';
+
+CREATE FUNCTION guest_context._is_newest(plan guest_context._plan, version timestamptz, VARIADIC key "any")
+	RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL SAFE COST 20 SUPPORT guest_context._newest_support
+	AS 'MODULE_PATHNAME', 'gc_is_newest';
+COMMENT ON FUNCTION guest_context._is_newest(guest_context._plan, timestamptz, "any")
+	IS 'what _is_current becomes on a leaf of one dataset: is it active, and has the window no newer version?';
+
 -- Windows are no secret: the portable form of the view reads them.
 GRANT SELECT ON guest_context._window TO PUBLIC;

@@ -5,8 +5,9 @@
  * catalogue as the extension's owner, search_path pinned throughout. Names that
  * the caller gives are resolved before the path is pinned.
  *
- * The columns of a tree stand in an order that is cheap to read: guest_context's
- * own (fixed width, never NULL), the version, the key, then the rest. The view
+ * The columns of a tree stand in an order that is cheap to read: first what every
+ * read of a dataset's leaf needs (version, gc_deleted, key), then the rest of
+ * the shape, last what only the window's rows and ties are asked for. The view
  * shows the shape's order.
  */
 #include "postgres.h"
@@ -328,22 +329,25 @@ create_versions(const GcEntity *entity, const GcShape *shape, const char *versio
 	ListCell   *lc;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "CREATE TABLE %s (gc_arrived_at timestamptz NOT NULL,"
-					 " gc_offset bigint NOT NULL, gc_dataset integer NOT NULL,"
-					 " gc_source integer NOT NULL, gc_partition integer NOT NULL,"
-					 " gc_deleted boolean NOT NULL", versions);
+	appendStringInfo(&sql, "CREATE TABLE %s (", versions);
 	foreach(lc, tree_columns(entity, shape))
 	{
 		GcShapeColumn *column = lfirst(lc);
 		String	   *name = makeString(column->name);
 
-		appendStringInfo(&sql, ", %s", gc_shape_column_sql(column));
+		appendStringInfoString(&sql, gc_shape_column_sql(column));
 		if (list_member(entity->key_columns, name) ||
 			strcmp(column->name, entity->version_column) == 0)
 			appendStringInfoString(&sql, " NOT NULL");
 		else if (gc_shape_not_null_sql(column) != NULL)
 			appendStringInfo(&sql, " %s", gc_shape_not_null_sql(column));
+		appendStringInfoString(&sql, ", ");
+		if (foreach_current_index(lc) == 0)
+			appendStringInfoString(&sql, "gc_deleted boolean NOT NULL, ");
 	}
+	appendStringInfoString(&sql, "gc_dataset integer NOT NULL, gc_arrived_at timestamptz NOT NULL,"
+						   " gc_source integer NOT NULL, gc_partition integer NOT NULL,"
+						   " gc_offset bigint NOT NULL");
 	foreach(lc, shape->checks)
 		appendStringInfo(&sql, ", %s", gc_shape_check_sql(lfirst(lc)));
 	appendStringInfoString(&sql, ") PARTITION BY RANGE (gc_dataset)");

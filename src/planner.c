@@ -31,10 +31,13 @@
 #include "nodes/supportnodes.h"
 #include "optimizer/cost.h"
 #include "optimizer/paths.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "parser/parsetree.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -48,6 +51,7 @@
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_plan_support);
+PG_FUNCTION_INFO_V1(gc_newest_support);
 PG_FUNCTION_INFO_V1(gc_floor_support);
 PG_FUNCTION_INFO_V1(gc_ceiling_support);
 PG_FUNCTION_INFO_V1(gc_plan_in);
@@ -66,6 +70,7 @@ typedef struct Reading
 	struct Reading *next;
 	PlannerGlobal *glob;		/* the run */
 	GcPlan	   *plan;
+	Oid		   *dataset_leaves; /* as plan->datasets */
 	MemoryContextCallback forget;
 } Reading;
 
@@ -113,9 +118,10 @@ set_bounds(GcPlan *plan, PartitionBoundInfo bounds)
 }
 
 /* Reads floor, bounds and datasets of a tree; no key yet. */
-static GcPlan *
-read_tree(PlannerGlobal *glob, Oid versions)
+static void
+read_tree(Reading *reading, Oid versions)
 {
+	PlannerGlobal *glob = reading->glob;
 	GcWindow	window;
 	Relation	rel;
 	PartitionDesc root;
@@ -150,14 +156,18 @@ read_tree(PlannerGlobal *glob, Oid versions)
 	plan->floor = window.floor;
 	set_bounds(plan, speed->boundinfo);
 	plan->ndatasets = ndatasets;
+	reading->dataset_leaves = palloc(sizeof(Oid) * Max(ndatasets, 1));
 	for (int i = 0; i < ndatasets; i++)
+	{
 		plan->datasets[i] = DatumGetInt32(batch->boundinfo->datums[i][0]);
-	return plan;
+		reading->dataset_leaves[i] = batch->oids[batch->boundinfo->indexes[i]];
+	}
+	reading->plan = plan;
 }
 
 /* The reading of this run of the planner for this tree; made at the first call. */
-static GcPlan *
-plan_for_tree(PlannerInfo *root, Oid versions)
+static Reading *
+reading_of_tree(PlannerInfo *root, Oid versions)
 {
 	MemoryContext run = GetMemoryChunkContext(root->glob);
 	MemoryContext caller;
@@ -165,19 +175,19 @@ plan_for_tree(PlannerInfo *root, Oid versions)
 
 	for (reading = readings; reading != NULL; reading = reading->next)
 		if (reading->glob == root->glob && reading->plan->versions == versions)
-			return reading->plan;
+			return reading;
 
 	caller = MemoryContextSwitchTo(run);
 	reading = palloc0(sizeof(Reading));
 	reading->glob = root->glob;
-	reading->plan = read_tree(root->glob, versions);
+	read_tree(reading, versions);
 	reading->forget.func = forget_reading;
 	reading->forget.arg = reading;
 	MemoryContextRegisterResetCallback(run, &reading->forget);
 	reading->next = readings;
 	readings = reading;
 	MemoryContextSwitchTo(caller);
-	return reading->plan;
+	return reading;
 }
 
 /* The tree of an argument: a regclass constant, or _plan() of one. */
@@ -261,6 +271,40 @@ plan_with_key(PlannerInfo *root, const GcPlan *plan, List *args)
 	return result;
 }
 
+/*
+ * When the planner carries the conditions over to the leaves, a leaf of a
+ * dataset is found to need less: dataset, arrival and tid are the same or
+ * without meaning for all its rows, and the rest of the position matters in ties only.
+ */
+static Node *
+simplify_on_leaf(PlannerInfo *root, FuncExpr *call)
+{
+	GcPlan	   *plan = (GcPlan *) DatumGetPointer(((Const *) linitial(call->args))->constvalue);
+	Var		   *var = list_nth_node(Var, call->args, GC_ARG_DATASET);
+	Oid			leaf = rt_fetch(var->varno, root->parse->rtable)->relid;
+	Reading    *reading;
+	List	   *args;
+
+	if (leaf == plan->versions)
+		return NULL;
+	reading = reading_of_tree(root, plan->versions);
+	for (int i = 0; i < reading->plan->ndatasets; i++)
+	{
+		if (reading->dataset_leaves[i] != leaf)
+			continue;
+		plan = (GcPlan *) DatumGetPointer(datumCopy(PointerGetDatum(plan), false, -1));
+		plan->dataset = reading->plan->datasets[i];
+		args = list_make2(gc_plan_const(plan), list_nth(call->args, GC_ARG_VERSION));
+		args = list_concat(args, list_copy_tail(call->args, GC_ARG_KEY));
+		return (Node *) makeFuncExpr(LookupFuncName(list_make2(makeString(get_namespace_name(get_func_namespace(call->funcid))),
+															   makeString("_is_newest")),
+													-1, NULL, false),
+									 BOOLOID, args, InvalidOid, call->inputcollid,
+									 COERCE_EXPLICIT_CALL);
+	}
+	return NULL;
+}
+
 /* Puts a constant of type _plan in the place of the call of _plan(). */
 static Node *
 plant_plan(SupportRequestSimplify *request)
@@ -269,10 +313,12 @@ plant_plan(SupportRequestSimplify *request)
 	Node	   *first = linitial(call->args);
 	GcPlan	   *plan;
 
-	/* Without a query there is no plan; a planted one stays as it is. */
-	if (request->root == NULL || IsA(first, Const))
+	/* Without a query there is no plan. */
+	if (request->root == NULL)
 		return NULL;
-	plan = plan_for_tree(request->root, tree_argument(first));
+	if (IsA(first, Const))
+		return list_length(call->args) > 1 ? simplify_on_leaf(request->root, call) : NULL;
+	plan = reading_of_tree(request->root, tree_argument(first))->plan;
 	if (call->funcresulttype == BOOLOID && list_length(call->args) == 1 && checked_at_start(plan))
 		return makeBoolConst(true, false);	/* _plan_ok */
 	if (list_length(call->args) > 1)
@@ -326,6 +372,18 @@ gc_plan_support(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(result);
 }
 
+/* _newest_support(internal) -> internal */
+Datum
+gc_newest_support(PG_FUNCTION_ARGS)
+{
+	SupportRequestSelectivity *request = (SupportRequestSelectivity *) PG_GETARG_POINTER(0);
+
+	if (!IsA(request, SupportRequestSelectivity))
+		PG_RETURN_POINTER(NULL);
+	request->selectivity = CURRENT_SELECTIVITY;
+	PG_RETURN_POINTER(request);
+}
+
 /* The plan that a bound belongs to, or NULL when this is no simplification. */
 static GcPlan *
 plan_of_bound(Node *request)
@@ -334,7 +392,7 @@ plan_of_bound(Node *request)
 
 	if (!IsA(request, SupportRequestSimplify) || simplify->root == NULL)
 		return NULL;
-	return plan_for_tree(simplify->root, tree_argument(linitial(simplify->fcall->args)));
+	return reading_of_tree(simplify->root, tree_argument(linitial(simplify->fcall->args)))->plan;
 }
 
 static Node *

@@ -30,6 +30,7 @@ typedef struct GcPlan
 	int16		version_attno;	/* of the root; 0 in a plan without key */
 	int16		nkeys;
 	int16		key_attnos[INDEX_MAX_KEYS];
+	int32		dataset;		/* a leaf of this dataset alone; 0: any leaf */
 	int32		ndatasets;
 	int32		datasets[FLEXIBLE_ARRAY_MEMBER];	/* dataset leaves known, ascending */
 } GcPlan;
@@ -39,6 +40,12 @@ enum
 {
 	GC_ARG_PLAN, GC_ARG_DATASET, GC_ARG_ARRIVED_AT, GC_ARG_VERSION, GC_ARG_SOURCE,
 	GC_ARG_PARTITION, GC_ARG_OFFSET, GC_ARG_TID, GC_ARG_KEY
+};
+
+/* The same for _is_newest. */
+enum
+{
+	GC_NEWEST_PLAN, GC_NEWEST_VERSION, GC_NEWEST_KEY
 };
 
 /* The place of a version in the total order: later fields break ties. */

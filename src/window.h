@@ -1,0 +1,109 @@
+/*
+ * window.h: the state of a statement's reading of one tree, shared by read.c
+ * (when it begins and ends, what is asked of it) and window.c (how the window
+ * is looked into).
+ */
+#ifndef GC_WINDOW_H
+#define GC_WINDOW_H
+
+#include "access/genam.h"
+#include "access/tupconvert.h"
+#include "executor/tuptable.h"
+#include "lib/bloomfilter.h"
+#include "lib/ilist.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+#include "catalog.h"
+#include "read.h"
+
+/* A leaf that may hold a newer version. */
+typedef struct GcLeaf
+{
+	Oid			relid;
+	Oid			key_index;		/* on (key…, version); InvalidOid when there is none */
+	bool		check_arrival;	/* part of it lies before the window */
+	TupleDesc	desc;			/* NULL until the leaf is first opened */
+	TupleTableSlot *slot;
+	TupleConversionMap *to_root;	/* NULL: laid out as the root */
+	Relation	rel;			/* open while key scans are under way, see gc_read_newest */
+	Relation	index;
+	IndexScanDesc scan;
+	AttrNumber	arrived_at;
+	AttrNumber	version;
+	AttrNumber	source;
+	AttrNumber	partition;
+	AttrNumber	offset;
+	AttrNumber *key;
+} GcLeaf;
+
+typedef enum GcReadMode
+{
+	GC_MODE_PROBE,
+	GC_MODE_MAP,
+	GC_MODE_FILTER
+} GcReadMode;
+
+struct GcRead
+{
+	dlist_node	node;
+	MemoryContext owner;		/* the query's context */
+	MemoryContext context;		/* of this state; a child of owner */
+	MemoryContextCallback forget;
+	Oid			versions;
+	GcWindow	window;			/* in the statement's snapshot */
+	const GcPlan *checked_plan; /* the plan that was found to cover it */
+
+	int			nscans;			/* key scans under way; only they keep leaves open */
+	Snapshot	snapshot;		/* theirs, the executor's */
+
+	/* from here on set by the first _is_current or key scan */
+	bool		ready;
+	GcKey		key;
+	TupleDesc	root;			/* of the tree's root */
+	AttrNumber	arrived_at;		/* columns of the root */
+	AttrNumber	version;
+	AttrNumber	source;
+	AttrNumber	partition;
+	AttrNumber	offset;
+	ScanKeyData *scan_keys;		/* key columns = …, version >= … */
+	int			nspeed;
+	GcLeaf	   *speed;			/* leaves of the window */
+	GcLeaf		batch;			/* leaf of the active dataset, if any */
+	GcDatasetLeaf dataset;
+	GcReadMode	mode;
+	double		probe_cost;		/* what the probes cost so far */
+	double		build_cost;		/* what reading the window would; 0 = not estimated yet */
+	double		window_rows;	/* estimate */
+	GcWindowMap *map;
+	bloom_filter *seen;			/* keys that the window has */
+	bloom_filter *seen_again;	/* keys that it has more than once */
+	double		recent_cost;	/* what probes for recent batch rows cost so far */
+	GcWindowMap *recent;		/* the batch leaf's rows with version >= window start */
+};
+
+/* ERROR (40001): what this snapshot must see is not all there (any more). */
+extern void gc_read_cannot_cover(const GcRead *read, const char *reason) pg_attribute_noreturn();
+extern void gc_read_check_dropped(GcRead *read, TimestampTz leaves_from);
+
+/* Finds the key's columns and the leaves that count. */
+extern void gc_window_prepare(GcRead *read, const GcPlan *plan);
+
+/* Opens a leaf, with AccessShareLock; the first time looks its columns up. */
+extern Relation gc_leaf_open(GcRead *read, GcLeaf *leaf);
+
+/* The position of the row in a slot; false when it arrived before the window. */
+extern bool gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot,
+							 GcPosition *position);
+
+/*
+ * The newest position of the key in the window, or in the active dataset;
+ * false when there is none, or none that is not older than `version`. `in_window`:
+ * the version asked for is itself in the window.
+ */
+extern bool gc_window_newest(GcRead *read, const Datum *key, TimestampTz version,
+							 bool in_window, GcPosition *newest);
+extern bool gc_batch_newest(GcRead *read, const Datum *key, TimestampTz version,
+							GcPosition *newest);
+
+#endif							/* GC_WINDOW_H */
