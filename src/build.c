@@ -238,6 +238,7 @@ void
 gc_dataset_build(int32 dataset_id)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
 
 	PG_TRY();
 	{
@@ -245,17 +246,20 @@ gc_dataset_build(int32 dataset_id)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
 		EmitErrorReport();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		store_message(dataset_id, error->detail == NULL ? error->message :
-					  psprintf("%s: %s", error->message, error->detail));
-		FreeErrorData(error);
 	}
 	PG_END_TRY();
+
+	if (error != NULL)
+	{
+		store_message(dataset_id, error->detail == NULL ? error->message :
+					  psprintf("%s: %s", error->message, error->detail));
+		MemoryContextSwitchTo(caller);
+		FreeErrorData(error);
+	}
 	MemoryContextSwitchTo(caller);
 }

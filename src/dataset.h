@@ -186,7 +186,10 @@ extern int32 gc_dataset_activate(int64 dataset_id, int64 expected_active, bool f
 
 /* build.c */
 
-/* At top level, outside a transaction: builds a registered dataset. Never raises an error. */
+/*
+ * At top level, outside a transaction: builds a registered dataset. A failure is
+ * logged and noted with the dataset, which stays loading.
+ */
 extern void gc_dataset_build(int32 dataset_id);
 
 #endif							/* GC_DATASET_H */
