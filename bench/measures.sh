@@ -273,8 +273,10 @@ measure_P11() {
 	for ((i = 0; i <= ROUNDS; i++)); do
 		sql >"$work/build.out" <<-'EOF' || return 1
 			\timing on
+			BEGIN;
 			SELECT guest_context.build_dataset('built.guests') AS d \gset
 			SELECT guest_context._build_dataset_now(:d) \g /dev/null
+			COMMIT;
 			\echo dataset :d
 		EOF
 		sql >"$work/ctas.out" <<-'EOF' || return 1

@@ -29,6 +29,9 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "launcher.h"
+#include "maintenance.h"
+#include "progress.h"
 #include "tree.h"
 #include "view.h"
 
@@ -45,13 +48,24 @@ Datum
 gc_build_dataset(PG_FUNCTION_ARGS)
 {
 	GcEntity   *root;
-	int64		other;
 	int32		dataset_id;
 	int			guc_level = gc_enter();
 
 	gc_require_argument(fcinfo, 0, "root");
 	gc_require_argument(fcinfo, 1, "activate");
 	root = gc_dataset_root(PG_GETARG_OID(0), "build_dataset");
+	dataset_id = gc_dataset_order_build(root, PG_GETARG_BOOL(1));
+	gc_maintenance_wake(root->owner);
+	gc_leave(guc_level);
+	PG_RETURN_INT64(dataset_id);
+}
+
+int32
+gc_dataset_order_build(const GcEntity *root, bool activate)
+{
+	int64		other;
+	int32		dataset_id;
+
 	gc_dataset_lock_root(root);
 	other = gc_catalog_run_bigint(SPI_OK_SELECT,
 								  "SELECT dataset_id::pg_catalog.int8 FROM guest_context._dataset"
@@ -64,10 +78,9 @@ gc_build_dataset(PG_FUNCTION_ARGS)
 				 errmsg("dataset %lld of \"%s\" is still being built", (long long) other,
 						gc_entity_label(root)),
 				 errhint("Wait for it, or SELECT guest_context.drop_dataset(%lld);", (long long) other)));
-	dataset_id = gc_dataset_register(root, GetCurrentTimestamp(), true, PG_GETARG_BOOL(1));
+	dataset_id = gc_dataset_register(root, GetCurrentTimestamp(), true, activate);
 	gc_coverage_check(root, dataset_id, "build");
-	gc_leave(guc_level);
-	PG_RETURN_INT64(dataset_id);
+	return dataset_id;
 }
 
 /* The truth, tombstones included, as SQL for FROM. */
@@ -183,29 +196,42 @@ wait_for_writers(int32 dataset_id)
 		end_step();
 		if (!older)
 			return;
-		WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000L,
-				  PG_WAIT_EXTENSION);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1000L,
+						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		gc_worker_yield();
 	}
 }
 
 static void
-build_steps(int32 dataset_id)
+build_leaves(int32 dataset_id)
 {
-	GcDataset  *dataset;
-	bool		activate;
 	int			guc_level;
 
 	wait_for_writers(dataset_id);
-
 	begin_step();
 	guc_level = gc_enter();
-	dataset = open_for_build(dataset_id);
-	activate = dataset->activate;
-	build(dataset);
+	build(open_for_build(dataset_id));
 	gc_leave(guc_level);
 	end_step();
+}
+
+/* All that is still to do: an earlier attempt may have come as far as the seal. */
+static void
+build_steps(int32 dataset_id)
+{
+	GcDataset  *dataset;
+	bool		sealed;
+	bool		activate;
+	int			guc_level;
+
+	begin_step();
+	dataset = gc_dataset_get(dataset_id);
+	sealed = dataset->state == GC_SEALED;
+	activate = dataset->activate;
+	end_step();
+	if (!sealed)
+		build_leaves(dataset_id);
 	if (!activate)
 		return;
 
@@ -234,11 +260,12 @@ store_message(int32 dataset_id, const char *message)
 	end_step();
 }
 
-void
+char *
 gc_dataset_build(int32 dataset_id)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
+	char	   *failure = NULL;
 
 	PG_TRY();
 	{
@@ -248,18 +275,19 @@ gc_dataset_build(int32 dataset_id)
 	{
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
-		EmitErrorReport();
 		FlushErrorState();
 		AbortCurrentTransaction();
 	}
 	PG_END_TRY();
 
+	MemoryContextSwitchTo(caller);
 	if (error != NULL)
 	{
-		store_message(dataset_id, error->detail == NULL ? error->message :
-					  psprintf("%s: %s", error->message, error->detail));
-		MemoryContextSwitchTo(caller);
+		failure = error->detail == NULL ? pstrdup(error->message) :
+			psprintf("%s: %s", error->message, error->detail);
 		FreeErrorData(error);
+		store_message(dataset_id, failure);
+		MemoryContextSwitchTo(caller);
 	}
-	MemoryContextSwitchTo(caller);
+	return failure;
 }

@@ -71,15 +71,31 @@ static DirectTable dataset_entity_table = {
 	{"dataset_id", "entity_id", "leaf", "recent_index", "recent_rows", "max_version"}
 };
 
-/* Our schema; ERROR when it is not the extension's own. */
+/* Our schema; InvalidOid when it is not the extension's own. */
 static Oid
-our_schema(void)
+find_schema(void)
 {
 	Oid			extension = get_extension_oid("guest_context", true);
 	Oid			schema = get_namespace_oid("guest_context", true);
 
 	if (!OidIsValid(extension) || !OidIsValid(schema) ||
 		getExtensionOfObject(NamespaceRelationId, schema) != extension)
+		return InvalidOid;
+	return schema;
+}
+
+bool
+gc_catalog_exists(void)
+{
+	return OidIsValid(find_schema());
+}
+
+static Oid
+our_schema(void)
+{
+	Oid			schema = find_schema();
+
+	if (!OidIsValid(schema))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("extension \"guest_context\" is not installed in this database"),
@@ -376,6 +392,13 @@ gc_entity_by_id(int32 entity_id)
 				 errdetail("Its tables were dropped by hand, and there are entities under it."),
 				 errhint("Drop those too: SELECT guest_context.drop_entity(…);")));
 	return linitial(found);
+}
+
+List *
+gc_entities_of(Oid owner)
+{
+	return fetch_entities("c.relowner OPERATOR(pg_catalog.=) $1",
+						  OIDOID, ObjectIdGetDatum(owner));
 }
 
 /* A child always has a higher number than its parent, so the order is by number. */

@@ -55,6 +55,9 @@ typedef struct GcDatasetLeaf
 	TimestampTz max_version;	/* DT_NOBEGIN when the leaf is empty */
 } GcDatasetLeaf;
 
+/* Is the extension there, with our schema? */
+extern bool gc_catalog_exists(void);
+
 /* The OID of our table or index `name`; ERROR when the extension is gone. */
 extern Oid	gc_catalog_relid(const char *name);
 
@@ -86,6 +89,9 @@ extern GcEntity *gc_entity_get(Oid relation, bool missing_ok);
 extern void gc_entity_check_columns(const GcEntity *entity);
 
 extern GcEntity *gc_entity_by_id(int32 entity_id);
+
+/* The entities whose trees a role owns, by number. */
+extern List *gc_entities_of(Oid owner);
 
 /* The root and everything under it, parents before children. */
 extern List *gc_entity_tree(int32 root_id);

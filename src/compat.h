@@ -17,6 +17,22 @@
 /* Whether a background worker can run only as a role that may log in. */
 #define GC_WORKER_NEEDS_LOGIN (PG_VERSION_NUM < 170000)
 
+/* How a worker connects as an owner that may not log in. */
+#if PG_VERSION_NUM >= 170000
+#define GC_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define GC_WORKER_CONNECT_FLAGS 0
+#endif
+
+/* The process of a virtual transaction: NULL when it has gone. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/procarray.h"
+#define gc_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
+#else
+#include "storage/sinvaladt.h"
+#define gc_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
+#endif
+
 /* The i-th backend's status, counted from 1; NULL past the end. */
 #if PG_VERSION_NUM >= 160000
 #define gc_backend_status(i) pgstat_get_local_beentry_by_index(i)

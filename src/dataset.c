@@ -34,6 +34,8 @@
 #include "compat.h"
 #include "dataset.h"
 #include "guest_context.h"
+#include "launcher.h"
+#include "progress.h"
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_create_dataset);
@@ -619,6 +621,7 @@ gc_load_dataset(PG_FUNCTION_ARGS)
 				 errhint("SELECT guest_context.load_dataset(%d, %s, 'SELECT … FROM …');",
 						 dataset->dataset_id,
 						 quote_literal_cstr(gc_quoted_name(member->entity->view)))));
+	gc_progress_start(GC_PROGRESS_LOAD, dataset->dataset_id, member->entity->view);
 	portal = SPI_cursor_open(NULL, plan, NULL, NULL, false);
 	prepare_transfer(&transfer, member, portal->tupDesc);
 	for (;;)
@@ -628,7 +631,9 @@ gc_load_dataset(PG_FUNCTION_ARGS)
 			break;
 		total += SPI_processed;
 		transfer_rows(&transfer);
+		gc_progress_update(total, 0);
 	}
+	gc_progress_end();
 	SPI_cursor_close(portal);
 	SPI_finish();
 	PG_RETURN_INT64(total);
@@ -670,6 +675,8 @@ gc_drop_dataset(PG_FUNCTION_ARGS)
 		if (OidIsValid(member->staging) && get_rel_name(member->staging) != NULL)
 			gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(member->staging)),
 					   member->entity->owner);
+		if (OidIsValid(member->leaf))
+			gc_maintenance_wake(member->entity->owner);
 	}
 	gc_catalog_run(SPI_OK_UPDATE,
 				   "UPDATE guest_context._dataset_entity SET staging = NULL"

@@ -124,6 +124,9 @@ extern void gc_dataset_leaf_gone(int32 dataset_id, int32 entity_id);
 extern void gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source,
 						 GcLeafCounts *counts);
 
+/* Makes the statistics of the whole tree anew, not those of its leaves. */
+extern void gc_tree_analyze(const GcEntity *entity);
+
 /* Who the session was before gc_owner_enter. */
 typedef struct GcCaller
 {
@@ -186,10 +189,13 @@ extern int32 gc_dataset_activate(int64 dataset_id, int64 expected_active, bool f
 
 /* build.c */
 
+/* Registers a dataset to be built, as build_dataset does; its number. The caller owns the root. */
+extern int32 gc_dataset_order_build(const GcEntity *root, bool activate);
+
 /*
- * At top level, outside a transaction: builds a registered dataset. A failure is
- * logged and noted with the dataset, which stays loading.
+ * In a maintenance worker, at top level, outside a transaction: builds a registered
+ * dataset. Raises no error: why it failed is returned, and stored as its message.
  */
-extern void gc_dataset_build(int32 dataset_id);
+extern char *gc_dataset_build(int32 dataset_id);
 
 #endif							/* GC_DATASET_H */

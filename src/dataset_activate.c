@@ -25,6 +25,7 @@
 #include "compat.h"
 #include "dataset.h"
 #include "guest_context.h"
+#include "launcher.h"
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_activate_dataset);
@@ -126,13 +127,17 @@ switch_to(const GcDataset *dataset, int32 active, const char *verb, const char *
 static void
 drop_old_datasets(const GcEntity *root)
 {
-	gc_catalog_run(SPI_OK_UPDATE,
-				   "UPDATE guest_context._dataset d SET state = 'dropped', dropped_at = pg_catalog.clock_timestamp()"
-				   " FROM (SELECT dataset_id FROM guest_context._dataset"
-				   "       WHERE root_id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) 'retired'"
-				   "       ORDER BY retired_at DESC, dataset_id DESC OFFSET $2) old"
-				   " WHERE d.dataset_id OPERATOR(pg_catalog.=) old.dataset_id", 2,
-				   INT4OID, Int32GetDatum(root->entity_id), INT8OID, Int64GetDatum(gc_keep_datasets));
+	uint64		dropped =
+		gc_catalog_run(SPI_OK_UPDATE,
+					   "UPDATE guest_context._dataset d SET state = 'dropped', dropped_at = pg_catalog.clock_timestamp()"
+					   " FROM (SELECT dataset_id FROM guest_context._dataset"
+					   "       WHERE root_id OPERATOR(pg_catalog.=) $1 AND state OPERATOR(pg_catalog.=) 'retired'"
+					   "       ORDER BY retired_at DESC, dataset_id DESC OFFSET $2) old"
+					   " WHERE d.dataset_id OPERATOR(pg_catalog.=) old.dataset_id", 2,
+					   INT4OID, Int32GetDatum(root->entity_id), INT8OID, Int64GetDatum(gc_keep_datasets));
+
+	if (dropped > 0)
+		gc_maintenance_wake(root->owner);
 }
 
 /* There must be a verdict, and for the dataset that is active. */

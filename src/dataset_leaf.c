@@ -38,6 +38,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "progress.h"
 #include "tree.h"
 
 /* Rows and bytes that go to the table at a time. */
@@ -143,6 +144,7 @@ flush_rows(LeafWriter *writer)
 	writer->nbytes = 0;
 	MemoryContextSwitchTo(caller);
 	MemoryContextReset(writer->scratch);
+	gc_progress_update(writer->counts->rows + writer->counts->tombstones, 0);
 }
 
 /* What the catalogue will say about the leaf. */
@@ -381,6 +383,16 @@ known_rows(Oid versions)
 }
 
 void
+gc_tree_analyze(const GcEntity *entity)
+{
+	GcCaller	caller;
+
+	gc_owner_enter(entity->owner, &caller);
+	analyze(entity->versions);
+	gc_owner_leave(&caller);
+}
+
+void
 gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcLeafCounts *counts)
 {
 	GcCaller	caller;
@@ -388,6 +400,8 @@ gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcL
 
 	gc_entity_check_columns(member->entity);
 	create_leaf(dataset, member);
+	gc_progress_start(dataset->built ? GC_PROGRESS_BUILD : GC_PROGRESS_SEAL, dataset->dataset_id,
+					  member->entity->view);
 	gc_owner_enter(member->entity->owner, &caller);
 	write_rows(dataset, member,
 			   psprintf("SELECT %s FROM %s", select_list(dataset, member), source), counts);
@@ -414,4 +428,5 @@ gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcL
 				   TIMESTAMPTZOID, TimestampTzGetDatum(counts->max_version),
 				   OIDOID, ObjectIdGetDatum(recent_index),
 				   INT8OID, Int64GetDatum(counts->recent));
+	gc_progress_end();
 }

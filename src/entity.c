@@ -34,6 +34,7 @@
 #include "compat.h"
 #include "dataset.h"
 #include "entity.h"
+#include "launcher.h"
 #include "shape.h"
 #include "tree.h"
 #include "view.h"
@@ -588,6 +589,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 	forget_dropped();
 	insert_entity(&entity);
 	gc_speed_leaves_ensure(&entity, gc_speed_leaves_target(&entity));
+	gc_maintenance_announce(entity.owner);
 	gc_leave(guc_level);
 	PG_RETURN_OID(entity.view);
 }

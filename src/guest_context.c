@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "guest_context.h"
 #include "planner.h"
+#include "launcher.h"
 
 PG_MODULE_MAGIC;
 
@@ -48,4 +49,5 @@ _PG_init(void)
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("guest_context");
 	gc_key_scan_init();
+	gc_launcher_init();
 }

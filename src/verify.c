@@ -26,6 +26,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "progress.h"
 #include "guest_context.h"
 #include "tree.h"
 #include "view.h"
@@ -346,7 +347,10 @@ gc_diff_dataset(PG_FUNCTION_ARGS)
 		Datum		values[5];
 		bool		nulls[5] = {false};
 
+		gc_progress_start(GC_PROGRESS_DIFF, dataset->dataset_id, member->entity->view);
+		gc_progress_update(0, member->rows);
 		gc_owner_counts(member->entity->owner, diff_sql(dataset, member), counts, lengthof(counts));
+		gc_progress_end();
 		values[0] = ObjectIdGetDatum(member->entity->view);
 		for (int i = 0; i < lengthof(counts); i++)
 			values[i + 1] = Int64GetDatum(counts[i]);

@@ -162,11 +162,14 @@ SET ROLE dataset_owner;
 
 -- a dataset of the truth itself: where rows came from is kept, so are young tombstones
 SELECT guest_context.apply('ds.guests', format('{"ref": "g8", "modified_at": "%s"}', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))::json, deleted => true);
+-- in one transaction, since from its commit on the order is a worker's
+BEGIN;
 SELECT guest_context.build_dataset('ds.guests', activate => true) AS d5 \gset
 SELECT * FROM ds.outcome($$SELECT guest_context.build_dataset('ds.guests')$$) \gx
 SELECT * FROM ds.outcome('SELECT guest_context.seal_dataset(' || :d5 || ')') \gx
 CREATE TEMP TABLE before AS TABLE ds.guests;
 SELECT guest_context._build_dataset_now(:d5);
+COMMIT;
 SELECT ref, gc_deleted, gc_source, gc_offset > 0 AS numbered FROM ds.guests_versions WHERE gc_dataset = :d5 ORDER BY ref;
 SELECT count(*) AS differences FROM ((TABLE before EXCEPT TABLE ds.guests) UNION ALL (TABLE ds.guests EXCEPT TABLE before)) d;
 SELECT ds.differences('ds.guests'), ds.differences('ds.orders');
@@ -249,10 +252,12 @@ SELECT DISTINCT pg_get_userbyid(relowner) AS owner FROM pg_class WHERE relname L
 SET ROLE dataset_owner;
 ALTER TABLE ds.guests_versions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ds.guests_versions FORCE ROW LEVEL SECURITY;
+BEGIN;
 SELECT guest_context.build_dataset('ds.guests') AS d12 \gset
 SELECT * FROM ds.outcome('SELECT guest_context._build_dataset_now(' || :d12 || ')') \gx
 ALTER TABLE ds.guests_versions DISABLE ROW LEVEL SECURITY;
 SELECT guest_context.drop_dataset(:d12);
+COMMIT;
 -- X23, X25: the pointer moves through verbs only, and each move is on record
 SET ROLE dataset_owner;
 SELECT * FROM ds.outcome('UPDATE guest_context._window SET dataset_id = 4001');
