@@ -265,7 +265,7 @@ gc_dataset_build(int32 dataset_id)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
-	char	   *failure = NULL;
+	char	   *failure;
 
 	PG_TRY();
 	{
@@ -281,13 +281,12 @@ gc_dataset_build(int32 dataset_id)
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(caller);
-	if (error != NULL)
-	{
-		failure = error->detail == NULL ? pstrdup(error->message) :
-			psprintf("%s: %s", error->message, error->detail);
-		FreeErrorData(error);
-		store_message(dataset_id, failure);
-		MemoryContextSwitchTo(caller);
-	}
+	if (error == NULL)
+		return NULL;
+	failure = error->detail == NULL ? pstrdup(error->message) :
+		psprintf("%s: %s", error->message, error->detail);
+	FreeErrorData(error);
+	store_message(dataset_id, failure);
+	MemoryContextSwitchTo(caller);
 	return failure;
 }
