@@ -1,0 +1,157 @@
+# The documents tell the truth: every SQL block of README.md and docs/*.md is run,
+# in order, and what it prints is compared with what the document prints.
+#
+# A block ```sql is run as the role shop_owner, in a database of the document's own.
+# A block ``` without a language right after it is what it must print, errors
+# included; without one it must not raise an error. Comments before a block, which no
+# reader sees, change that:
+#
+#	<!-- as ROLE -->	run as somebody else (postgres is the superuser)
+#	<!-- not run -->	needs what a test does not have, or prints what changes
+#
+# And docs/reference.md is complete: it has every function with its arguments, every
+# view with its columns, every setting.
+#
+# DOCUMENTS_OUT=directory writes the documents there with what was really printed.
+use strict;
+use warnings;
+
+use File::Basename;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $root = dirname(dirname(dirname(__FILE__)));
+$ENV{PGTZ} = 'UTC';
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init(extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ]);
+$node->append_conf('postgresql.conf', "max_worker_processes = 16\n");
+$node->start;
+
+sub slurp_utf8
+{
+	my ($file) = @_;
+	open my $fh, '<:encoding(UTF-8)', $file or die "cannot read $file: $!";
+	local $/;
+	return <$fh>;
+}
+
+# What psql prints, errors in their places, without blanks at the ends of lines.
+sub run_block
+{
+	my ($database, $role, $sql) = @_;
+	my $out = '';
+	utf8::encode($sql);
+	IPC::Run::run([ 'psql', '-X', '-q', '-h', $node->host, '-p', $node->port, '-U', $role, '-d', $database ],
+		'<', \$sql, '>&', \$out);
+	utf8::decode($out);
+	$out =~ s/[ \t]+$//mg;
+	$out =~ s/\s+\z/\n/;
+	return $out;
+}
+
+sub check_document
+{
+	my ($name, $database) = @_;
+	my @lines = split /\n/, slurp_utf8("$root/$name"), -1;
+	my ($role, $run, @out) = ('shop_owner', 1);
+	my $blocks = 0;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database OWNER shop_owner");
+	for (my $i = 0; $i < @lines; $i++)
+	{
+		my $line = $lines[$i];
+		push @out, $line;
+		if ($line =~ /^<!-- as (\w+) -->$/) { $role = $1 }
+		elsif ($line eq '<!-- not run -->') { $run = 0 }
+		next unless $line =~ /^```(\w*)$/;
+
+		# the block
+		my ($language, $from) = ($1, $i + 1);
+		while (++$i < @lines)
+		{
+			push @out, $lines[$i];
+			last if $lines[$i] eq '```';
+		}
+		my $sql = join "\n", @lines[ $from .. $i - 1 ], '';
+		next unless $language eq 'sql';
+		my ($who, $go) = ($role, $run);
+		($role, $run) = ('shop_owner', 1);
+		next unless $go;
+
+		# what it should print
+		my $expected;
+		if ($i + 2 <= $#lines && $lines[ $i + 1 ] eq '' && $lines[ $i + 2 ] eq '```')
+		{
+			my $end = $i + 3;
+			$end++ until $lines[$end] eq '```';
+			$expected = join "\n", @lines[ $i + 3 .. $end - 1 ], '';
+			$i = $end;
+		}
+		my $got = run_block($database, $who, $sql);
+		$blocks++;
+		if (defined $expected)
+		{
+			is($got, $expected, "$name:$from prints what the document says");
+			push @out, '', '```', split(/\n/, $got), '```';
+		}
+		else
+		{
+			unlike($got, qr/^(?:ERROR|FATAL|PANIC|server closed)/m, "$name:$from runs");
+		}
+	}
+	cmp_ok($blocks, '>', 0, "$name has SQL") if $name eq 'README.md';
+	if ($ENV{DOCUMENTS_OUT})
+	{
+		open my $fh, '>:encoding(UTF-8)', "$ENV{DOCUMENTS_OUT}/" . basename($name) or die $!;
+		print $fh join "\n", @out;
+	}
+}
+
+$node->safe_psql('postgres', 'CREATE ROLE shop_owner LOGIN; CREATE ROLE analyst LOGIN;');
+my $number = 0;
+check_document($_, 'document_' . ++$number)
+  for 'README.md', map { "docs/" . basename($_) } sort glob "$root/docs/*.md";
+
+# The reference is complete.
+my $reference = slurp_utf8("$root/docs/reference.md");
+
+# The names of `words` that the section of that title lacks.
+sub missing
+{
+	my ($title, @words) = @_;
+	my ($section) = $reference =~ /^(### \Q$title\E\n.*?)(?=^##|\z)/ms;
+	return "all of it" unless defined $section;
+	return join ', ', grep { $section !~ /\b\Q$_\E\b/ } @words;
+}
+
+sub rows { return split /\n/, $node->safe_psql('document_1', $_[0]) }
+
+for (
+	rows(
+		q{SELECT proname, pg_get_function_arguments(oid) FROM pg_proc
+		  WHERE pronamespace = 'guest_context'::regnamespace AND proname !~ '^_' ORDER BY 1}))
+{
+	my ($function, $arguments) = split /\|/, $_, 2;
+	is(missing($function, map { /^(\w+)/ } split /, /, $arguments),
+		'', "the reference has $function($arguments)");
+}
+for my $view (
+	rows(
+		q{SELECT relname FROM pg_class
+		  WHERE relnamespace = 'guest_context'::regnamespace AND relkind = 'v' ORDER BY 1}))
+{
+	my @columns = rows(
+		qq{SELECT attname FROM pg_attribute WHERE attrelid = 'guest_context.$view'::regclass AND attnum > 0});
+	is(missing("guest_context.$view", @columns), '', "the reference has the view $view with its columns");
+}
+for my $setting (
+	rows(q{LOAD 'guest_context'; SELECT name FROM pg_settings WHERE name ~ '^guest_context' ORDER BY 1}))
+{
+	like($reference, qr/^\| `\Q$setting\E` \|/m, "the reference has the setting $setting");
+}
+
+$node->stop;
+done_testing();
