@@ -33,6 +33,13 @@
 #define gc_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
 #endif
 
+/* Rights on a schema. */
+#if PG_VERSION_NUM >= 160000
+#define gc_schema_aclcheck(schema, role, mode) object_aclcheck(NamespaceRelationId, (schema), (role), (mode))
+#else
+#define gc_schema_aclcheck(schema, role, mode) pg_namespace_aclcheck((schema), (role), (mode))
+#endif
+
 /* The i-th backend's status, counted from 1; NULL past the end. */
 #if PG_VERSION_NUM >= 160000
 #define gc_backend_status(i) pgstat_get_local_beentry_by_index(i)

@@ -15,6 +15,7 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -108,37 +109,50 @@ gc_list_datum(List *list)
 										   -1, false, TYPALIGN_INT));
 }
 
-/* An interval of a fixed, positive length, at least `minimum`. */
+/*
+ * An interval without negative parts, of `minimum` seconds to `maximum` days. Beyond the
+ * longest ones times would leave the range of their type, in every read.
+ */
 static void
-check_interval(const char *name, const Interval *interval, int64 minimum, bool months_too)
+check_interval(const char *name, const Interval *interval, int64 minimum, int64 maximum)
 {
 	if (interval == NULL)
 		return;
-	if (interval->month != 0 && !months_too)
+	if (interval->month < 0 || interval->day < 0 || interval->time < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s cannot be counted in months", name),
-				 errdetail("Months differ in length."),
-				 errhint("Say it in days, such as '30 days'.")));
-	if (interval->month < 0 || interval->day < 0 || interval->time < 0 ||
-		(interval->month == 0 &&
-		 interval->time + interval->day * USECS_PER_DAY < minimum))
+				 errmsg("%s cannot be negative, not even in part", name),
+				 errdetail("It is %s.", gc_interval_literal(interval))));
+	if (interval->month * INT64CONST(30) + interval->day + interval->time / USECS_PER_DAY > maximum)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", name),
+				 errdetail("At most %lld days are allowed.", (long long) maximum)));
+	if (interval->month == 0 &&
+		interval->time + interval->day * USECS_PER_DAY < minimum * USECS_PER_SEC)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is too short", name),
 				 errdetail("It is %s, and at least %lld seconds are needed.",
-						   gc_interval_literal(interval),
-						   (long long) (minimum / USECS_PER_SEC))));
+						   gc_interval_literal(interval), (long long) minimum)));
 }
 
 void
 gc_entity_check_options(const GcEntity *entity)
 {
-	check_interval("partition_interval", entity->partition_interval, USECS_PER_MINUTE, false);
-	check_interval("retention", entity->retention, USECS_PER_MINUTE, true);
-	check_interval("overlap", entity->overlap, 0, true);
-	check_interval("expire_after", entity->expire_after, 1, true);
-	check_interval("rebuild_every", entity->rebuild_every, USECS_PER_MINUTE, true);
+	const int64 millennium = 365250;
+
+	if (entity->partition_interval->month != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition_interval cannot be counted in months"),
+				 errdetail("Months differ in length."),
+				 errhint("Say it in days, such as '30 days'.")));
+	check_interval("partition_interval", entity->partition_interval, 60, 366);
+	check_interval("retention", entity->retention, 60, millennium);
+	check_interval("overlap", entity->overlap, 0, millennium);
+	check_interval("expire_after", entity->expire_after, 1, millennium);
+	check_interval("rebuild_every", entity->rebuild_every, 60, millennium);
 }
 
 /* A type whose default hash and btree operator classes share the equality. */
@@ -246,8 +260,11 @@ check_parent(const GcEntity *entity, const GcShape *shape, const GcEntity *paren
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" cannot hold key column \"%s\" of \"%s.%s\"",
 							column->name, parent_name, parent->schema, parent->name),
-					 errdetail("Type or collation differ: %s here, %s there.",
-							   format_type_be(column->type), format_type_be(type))));
+					 column->type != type ?
+					 errdetail("Their types differ: %s here, %s there.",
+							   format_type_be(column->type), format_type_be(type)) :
+					 errdetail("Their collations differ: \"%s\" here, \"%s\" there.",
+							   get_collation_name(column->collation), get_collation_name(collation))));
 	}
 }
 
@@ -284,6 +301,7 @@ resolve_name(GcEntity *entity, const char *name)
 {
 	List	   *parts = textToQualifiedNameList(cstring_to_text(name));
 	RangeVar   *range = makeRangeVarFromNameList(parts);
+	Oid			schema;
 
 	if (range->catalogname != NULL)
 		ereport(ERROR,
@@ -302,10 +320,13 @@ resolve_name(GcEntity *entity, const char *name)
 				 errmsg("entity name \"%s\" is too long", entity->name),
 				 errdetail("Its tables add up to %d bytes to it; %d are left.",
 						   NAMEDATALEN - 1 - MAX_ENTITY_NAME, MAX_ENTITY_NAME)));
-	if (isTempNamespace(get_namespace_oid(entity->schema, false)))
+	schema = get_namespace_oid(entity->schema, false);
+	if (isTempNamespace(schema))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("an entity cannot be temporary")));
+	if (gc_schema_aclcheck(schema, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SCHEMA, entity->schema);
 }
 
 /* The columns of the tree, in the order in which they are stored. */
@@ -502,7 +523,8 @@ settle_root_options(GcEntity *entity, const Interval *default_overlap)
 				 errmsg("overlap and rebuild_every belong to the root"),
 				 errdetail("Entity \"%s.%s\" has a parent and follows its root.",
 						   entity->schema, entity->name),
-				 errhint("Use alter_entity on the root.")));
+				 errhint("SELECT guest_context.alter_entity(%s, …);",
+						 quote_literal_cstr(gc_quoted_name(gc_entity_by_id(entity->root_id)->view)))));
 	entity->overlap = NULL;
 }
 

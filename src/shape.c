@@ -224,11 +224,16 @@ read_constraints(Relation rel, List *key_columns)
 GcShape *
 gc_shape_read(Oid relid, List *key_columns)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(rel);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
 	GcShape    *shape = palloc0(sizeof(GcShape));
+	TupleDesc	desc;
 
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
 	check_relation(rel);
+	desc = RelationGetDescr(rel);
 	shape->columns = palloc0(sizeof(GcShapeColumn) * Max(desc->natts, 1));
 	for (int i = 0; i < desc->natts; i++)
 	{
