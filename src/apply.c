@@ -257,6 +257,23 @@ add_row(Batch *batch, const GcDecoded *record, int64 offset)
 	appendStringInfoChar(&batch->rows, '\n');
 }
 
+/* Says which record of the payload was at fault. */
+typedef struct Progress
+{
+	const GcEntity *entity;
+	int64		record;			/* counted from 1; 0 while rows are written */
+} Progress;
+
+static void
+say_record(void *arg)
+{
+	const Progress *progress = arg;
+
+	if (progress->record > 0)
+		errcontext("applying record %lld of the payload to entity \"%s.%s\"",
+				   (long long) progress->record, progress->entity->schema, progress->entity->name);
+}
+
 /* Who may write, and whether COPY can do it for them. */
 static void
 check_rights(const GcEntity *entity)
@@ -311,9 +328,13 @@ gc_apply(PG_FUNCTION_ARGS)
 	TimestampTz now;
 	Batch		batch = {0};
 	Oid			sequence;
+	Progress	progress = {0};
+	ErrorContextCallback context = {.callback = say_record, .arg = &progress};
+	int64		decoded = 0;
 	int64		count = 0;
 	int			guc_level = gc_enter();
 
+	PreventCommandIfReadOnly("apply()");
 	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	check_rights(entity);
 	root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
@@ -343,14 +364,19 @@ gc_apply(PG_FUNCTION_ARGS)
 	sequence = linitial_oid(getOwnedSequences(entity->versions));
 	input.timestamp_us = now + UNIX_EPOCH_US;
 	input.deleted = PG_GETARG_BOOL(2);
+	progress.entity = entity;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 	while (gc_elements_next(elements, &input.value, &input.value_len))
 	{
 		CHECK_FOR_INTERRUPTS();
+		progress.record = ++decoded;
 		switch (gc_decode(mapping, &input, &record))
 		{
 			case GC_DECODE_UPSERT:
 			case GC_DECODE_TOMBSTONE:
 				check_version(entity, &record, now);
+				progress.record = 0;
 				add_row(&batch, &record, nextval_internal(sequence, false));
 				count++;
 				break;
@@ -362,6 +388,7 @@ gc_apply(PG_FUNCTION_ARGS)
 				report(&record.error);
 		}
 	}
+	error_context_stack = context.previous;
 	flush(&batch);
 	table_close(batch.leaf, NoLock);
 	gc_mapping_free(mapping);
