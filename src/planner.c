@@ -123,6 +123,7 @@ read_tree(Reading *reading, Oid versions)
 {
 	PlannerGlobal *glob = reading->glob;
 	GcWindow	window;
+	GcWindow	latest;
 	Relation	rel;
 	PartitionDesc root;
 	PartitionDesc speed;
@@ -130,7 +131,12 @@ read_tree(Reading *reading, Oid versions)
 	GcPlan	   *plan;
 	int			ndatasets;
 
+	/*
+	 * A plan made under an old snapshot may be kept and run under a new one: it
+	 * reads from the lower floor of the two.
+	 */
 	gc_window_read(versions, ActiveSnapshotSet() ? GetActiveSnapshot() : NULL, &window);
+	gc_window_read(versions, NULL, &latest);
 
 	/* The planner would make it in a moment, in this context and in this way. */
 	if (glob->partition_directory == NULL)
@@ -153,7 +159,7 @@ read_tree(Reading *reading, Oid versions)
 	plan = palloc0(offsetof(GcPlan, datasets) + sizeof(int32) * ndatasets);
 	SET_VARSIZE(plan, offsetof(GcPlan, datasets) + sizeof(int32) * ndatasets);
 	plan->versions = versions;
-	plan->floor = window.floor;
+	plan->floor = Min(window.floor, latest.floor);
 	set_bounds(plan, speed->boundinfo);
 	plan->ndatasets = ndatasets;
 	reading->dataset_leaves = palloc(sizeof(Oid) * Max(ndatasets, 1));
