@@ -312,6 +312,9 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 	}
 	if (entity->view != entity->versions)
 		gc_run_ddl(psprintf("DROP VIEW %s", gc_quoted_name(entity->view)), entity->owner);
+	/* tables before their indexes, as autovacuum does; DROP goes the other way */
+	gc_run_ddl(psprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", gc_quoted_name(entity->versions)),
+			   entity->owner);
 	gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(entity->versions)), entity->owner);
 	gc_catalog_execute("DELETE FROM guest_context._dataset_entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_DELETE);
