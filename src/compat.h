@@ -24,12 +24,10 @@
 #define GC_WORKER_CONNECT_FLAGS 0
 #endif
 
-/* The process of a virtual transaction: NULL when it has gone. */
+/* The process of a virtual transaction, NULL when it has gone; storage/procarray.h and storage/sinvaladt.h. */
 #if PG_VERSION_NUM >= 170000
-#include "storage/procarray.h"
 #define gc_vxid_proc(vxid) ProcNumberGetProc((vxid).procNumber)
 #else
-#include "storage/sinvaladt.h"
 #define gc_vxid_proc(vxid) BackendIdGetProc((vxid).backendId)
 #endif
 
