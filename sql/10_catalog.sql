@@ -84,8 +84,7 @@ CREATE TABLE guest_context._dataset_entity
 	tombstones			bigint,
 	superseded			bigint,					-- older versions that seal left out
 	max_version			timestamptz,			-- newest version in the leaf
-	recent_index		regclass,				-- partial index: rows with version >= window_start
-	recent_rows			bigint,					-- how many those are
+	recent_rows			bigint,					-- how many have version >= window_start
 	PRIMARY KEY (dataset_id, entity_id)
 );
 COMMENT ON TABLE guest_context._dataset_entity IS 'one row per dataset and entity: its window, tables and counts';

@@ -62,13 +62,12 @@ static DirectTable window_table = {
 
 enum
 {
-	DATASET_ID, DATASET_ENTITY_ID, DATASET_LEAF, DATASET_RECENT_INDEX, DATASET_RECENT_ROWS,
-	DATASET_MAX_VERSION
+	DATASET_ID, DATASET_ENTITY_ID, DATASET_LEAF, DATASET_RECENT_ROWS, DATASET_MAX_VERSION
 };
 
 static DirectTable dataset_entity_table = {
 	"_dataset_entity", "_dataset_entity_pkey",
-	{"dataset_id", "entity_id", "leaf", "recent_index", "recent_rows", "max_version"}
+	{"dataset_id", "entity_id", "leaf", "recent_rows", "max_version"}
 };
 
 /* Our schema; InvalidOid when it is not the extension's own. */
@@ -517,8 +516,6 @@ gc_dataset_leaf_read(int32 dataset_id, int32 entity_id, Snapshot snapshot,
 	if (!read_row(&dataset_entity_table, snapshot, 2, keys, equal, values, nulls))
 		return false;
 	result->leaf = nulls[DATASET_LEAF] ? InvalidOid : DatumGetObjectId(values[DATASET_LEAF]);
-	result->recent_index = nulls[DATASET_RECENT_INDEX] ? InvalidOid :
-		DatumGetObjectId(values[DATASET_RECENT_INDEX]);
 	result->recent_rows = nulls[DATASET_RECENT_ROWS] ? 0 : DatumGetInt64(values[DATASET_RECENT_ROWS]);
 	result->max_version = nulls[DATASET_MAX_VERSION] ? DT_NOBEGIN :
 		DatumGetTimestampTz(values[DATASET_MAX_VERSION]);

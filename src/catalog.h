@@ -50,8 +50,7 @@ typedef struct GcWindow
 typedef struct GcDatasetLeaf
 {
 	Oid			leaf;			/* InvalidOid when there is none (any more) */
-	Oid			recent_index;
-	int64		recent_rows;
+	int64		recent_rows;	/* how many have a version not before the window's start */
 	TimestampTz max_version;	/* DT_NOBEGIN when the leaf is empty */
 } GcDatasetLeaf;
 

@@ -727,7 +727,7 @@ void
 gc_dataset_leaf_gone(int32 dataset_id, int32 entity_id)
 {
 	gc_catalog_run(SPI_OK_UPDATE,
-				   "UPDATE guest_context._dataset_entity SET leaf = NULL, recent_index = NULL"
+				   "UPDATE guest_context._dataset_entity SET leaf = NULL"
 				   " WHERE dataset_id OPERATOR(pg_catalog.=) $1 AND entity_id OPERATOR(pg_catalog.=) $2", 2,
 				   INT4OID, Int32GetDatum(dataset_id), INT4OID, Int32GetDatum(entity_id));
 }

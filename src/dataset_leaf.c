@@ -341,7 +341,7 @@ create_leaf(const GcDataset *dataset, GcMember *member)
 }
 
 /* Attaching builds the tree's indexes; one more finds the rows that reading maps. */
-static Oid
+static void
 attach_leaf(const GcDataset *dataset, const GcMember *member)
 {
 	const GcEntity *entity = member->entity;
@@ -355,7 +355,6 @@ attach_leaf(const GcDataset *dataset, const GcMember *member)
 						quote_identifier(entity->version_column),
 						quote_identifier(entity->version_column),
 						gc_timestamp_literal(member->window_start)), entity->owner);
-	return get_relname_relid(index, get_rel_namespace(member->leaf));
 }
 
 /*
@@ -396,7 +395,6 @@ void
 gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcLeafCounts *counts)
 {
 	GcCaller	caller;
-	Oid			recent_index;
 
 	gc_entity_check_columns(member->entity);
 	create_leaf(dataset, member);
@@ -408,7 +406,7 @@ gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcL
 	gc_owner_leave(&caller);
 	CommandCounterIncrement();
 
-	recent_index = attach_leaf(dataset, member);
+	attach_leaf(dataset, member);
 	gc_owner_enter(member->entity->owner, &caller);
 	analyze(member->leaf);
 	/* what is built from the truth has the rows that the tree had before */
@@ -418,15 +416,14 @@ gc_leaf_make(const GcDataset *dataset, GcMember *member, const char *source, GcL
 
 	gc_catalog_run(SPI_OK_UPDATE,
 				   "UPDATE guest_context._dataset_entity SET leaf = $3, rows = $4, tombstones = $5,"
-				   " max_version = $6, recent_index = $7, recent_rows = $8"
-				   " WHERE dataset_id OPERATOR(pg_catalog.=) $1 AND entity_id OPERATOR(pg_catalog.=) $2", 8,
+				   " max_version = $6, recent_rows = $7"
+				   " WHERE dataset_id OPERATOR(pg_catalog.=) $1 AND entity_id OPERATOR(pg_catalog.=) $2", 7,
 				   INT4OID, Int32GetDatum(dataset->dataset_id),
 				   INT4OID, Int32GetDatum(member->entity->entity_id),
 				   OIDOID, ObjectIdGetDatum(member->leaf),
 				   INT8OID, Int64GetDatum(counts->rows),
 				   INT8OID, Int64GetDatum(counts->tombstones),
 				   TIMESTAMPTZOID, TimestampTzGetDatum(counts->max_version),
-				   OIDOID, ObjectIdGetDatum(recent_index),
 				   INT8OID, Int64GetDatum(counts->recent));
 	gc_progress_end();
 }

@@ -30,6 +30,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_opclass.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/plancat.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
@@ -463,7 +464,50 @@ build(GcRead *read)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Reads the batch leaf's recent rows into a map of their own. */
+/* Is the index a list of just the rows with version >= bound, for a bound not after `from`? */
+static bool
+lists_recent(Relation index, AttrNumber version, TimestampTz from)
+{
+	List	   *predicate = RelationGetIndexPredicate(index);
+	OpExpr	   *op = predicate == NIL ? NULL : linitial(predicate);
+	Var		   *left;
+	Const	   *right;
+
+	if (list_length(predicate) != 1 || !IsA(op, OpExpr) || get_opcode(op->opno) != F_TIMESTAMPTZ_GE)
+		return false;
+	left = (Var *) strip_implicit_coercions(linitial(op->args));
+	right = lsecond(op->args);
+	return IsA(left, Var) && left->varattno == version &&
+		IsA(right, Const) && !right->constisnull && DatumGetTimestampTz(right->constvalue) <= from;
+}
+
+/*
+ * The dataset's index of recent rows, InvalidOid when somebody has dropped it. Found by what
+ * it says: a dump cannot carry its name beside the rows, and REINDEX makes a new one.
+ */
+static Oid
+find_recent_index(GcRead *read, Relation rel)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	Oid			found = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indisvalid &&
+			lists_recent(index, read->batch.version, read->window.window_start))
+			found = lfirst_oid(lc);
+		index_close(index, AccessShareLock);
+		if (OidIsValid(found))
+			break;
+	}
+	list_free(indexes);
+	return found;
+}
+
+/* Reads the batch leaf's recent rows into a map of their own, if an index lists them. */
 static void
 build_recent(GcRead *read)
 {
@@ -472,9 +516,20 @@ build_recent(GcRead *read)
 											  ALLOCSET_SMALL_SIZES);
 	GcLeaf	   *leaf = &read->batch;
 	Relation	rel = gc_leaf_open(read, leaf);
-	Relation	index = index_open(read->dataset.recent_index, AccessShareLock);
-	IndexScanDesc scan = gc_index_beginscan(rel, index, GetActiveSnapshot(), 0);
+	Oid			index_oid = find_recent_index(read, rel);
+	Relation	index;
+	IndexScanDesc scan;
 
+	if (!OidIsValid(index_oid))
+	{
+		read->dataset.recent_rows = PG_INT64_MAX;	/* probe, and look no more */
+		table_close(rel, AccessShareLock);
+		MemoryContextDelete(row);
+		MemoryContextSwitchTo(caller);
+		return;
+	}
+	index = index_open(index_oid, AccessShareLock);
+	scan = gc_index_beginscan(rel, index, GetActiveSnapshot(), 0);
 	read->recent = gc_window_map_create(map_context(read), &read->key, 0);
 	index_rescan(scan, NULL, 0, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, leaf->slot))
@@ -543,7 +598,7 @@ gc_batch_newest(GcRead *read, const Datum *key, TimestampTz version, GcPosition 
 {
 	if (!OidIsValid(read->batch.relid) || version > read->dataset.max_version)
 		return false;
-	if (version >= read->window.window_start && OidIsValid(read->dataset.recent_index))
+	if (version >= read->window.window_start)
 	{
 		const GcPosition *found;
 

@@ -22,6 +22,15 @@ $node->safe_psql('source', q{
 	SELECT guest_context.create_entity('shop.guests', 'shop.guest_shape');
 	SELECT guest_context.create_entity('shop.orders', 'shop.order_shape',
 		parent => 'shop.guests', parent_ref => '{guest_ref}', mapping => '{"status": "$.state"}');
+	CREATE TYPE shop.price_shape AS (ref text, price numeric, modified_at timestamptz);
+	SELECT guest_context.create_entity('shop.prices', 'shop.price_shape');
+	SELECT guest_context.apply('shop.prices', json_agg(json_build_object('ref', i::text, 'price', i,
+		'modified_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))) FROM generate_series(1, 50) i;
+	SELECT guest_context._build_dataset_now(guest_context.build_dataset('shop.prices', true));
+	SELECT guest_context._build_dataset_now(guest_context.build_dataset('shop.prices', true));
+	SELECT guest_context.apply('shop.prices', json_agg(json_build_object('ref', i::text, 'price', -i,
+		'modified_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))) FROM generate_series(1, 20) i;
+	SELECT guest_context.create_dataset('shop.prices', now());
 });
 
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
@@ -48,6 +57,19 @@ for my $entity (qw(shop.guests shop.orders))
 	is($node->safe_psql('target', "SELECT count(*) FROM $entity"), '0', "$entity can be read");
 }
 
+# Datasets come along, with everything that reading and switching need.
+my $prices = 'SELECT count(*), sum(price) FROM shop.prices';
+is($node->safe_psql('source', $prices), '50|855', 'records win over the dataset in the source');
+is($node->safe_psql('target', $prices), '50|855', 'and in the restored database');
+is( $node->safe_psql('target', q{
+		SELECT guest_context.load_dataset(3, 'shop.prices', $$SELECT '1' AS ref, 7 AS price, now() AS modified_at$$);
+		SELECT guest_context.seal_dataset(3, '{"shop.prices": 1}');
+		SELECT guest_context.rollback_dataset('shop.prices')}),
+	"1\n1\n1", 'a dataset that was loading is loaded on, and one that was retired is active again');
+is($node->safe_psql('target', $prices), '50|855', 'with the same truth');
+$node->safe_psql('target', 'DROP INDEX shop.prices_batch_d1_recent');
+is($node->safe_psql('target', $prices), '50|855', 'without its index of recent rows too');
+
 # The numbers of new entities go on where they were.
 $node->safe_psql('target', q{
 	SET SESSION AUTHORIZATION shop_owner;
@@ -55,13 +77,14 @@ $node->safe_psql('target', q{
 	SELECT guest_context.create_entity('shop.sessions', 'shop.session_shape',
 		parent => 'shop.guests', parent_ref => '{guest_ref}')});
 is($node->safe_psql('target', 'SELECT count(DISTINCT entity_id) FROM guest_context._entity'),
-	'3', 'a new entity fits in beside them');
+	'4', 'a new entity fits in beside them');
 
 # And all of it can go again.
 $node->safe_psql('target', q{
 	SELECT guest_context.drop_entity('shop.orders');
 	SELECT guest_context.drop_entity('shop.sessions');
-	SELECT guest_context.drop_entity('shop.guests')});
+	SELECT guest_context.drop_entity('shop.guests');
+	SELECT guest_context.drop_entity('shop.prices')});
 is($node->safe_psql('target', q{SELECT count(*) FROM pg_class WHERE relnamespace = 'shop'::regnamespace AND relkind <> 'c'}),
 	'0', 'restored entities can be dropped');
 
