@@ -221,9 +221,15 @@ gc_dataset_get(int64 dataset_id)
 	dataset->regressions = DatumGetInt64(column(row, "regressions", Int64GetDatum(0)));
 	SPI_finish();
 
-	tree = gc_entity_tree(root_id);
-	dataset->root = linitial(tree); /* parents come before children */
-	dataset->members = read_members(dataset->dataset_id, tree);
+	tree = gc_entity_tree(root_id); /* parents come before children */
+	if (tree != NIL && ((GcEntity *) linitial(tree))->entity_id == root_id)
+		dataset->members = read_members(dataset->dataset_id, tree);
+	if (dataset->members == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the entities of dataset %d are gone", dataset->dataset_id),
+				 errdetail("Their tables have been dropped by hand, or the catalogue of guest_context was not restored whole.")));
+	dataset->root = linitial(tree);
 	return dataset;
 }
 

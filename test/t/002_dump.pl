@@ -70,6 +70,11 @@ is($node->safe_psql('target', $prices), '50|855', 'with the same truth');
 $node->safe_psql('target', 'DROP INDEX shop.prices_batch_d1_recent');
 is($node->safe_psql('target', $prices), '50|855', 'without its index of recent rows too');
 
+# What was not restored whole, or dropped by hand, is an error.
+$node->safe_psql('source', 'DROP VIEW shop.prices; DROP TABLE shop.prices_versions');
+my ($status, $out, $err) = $node->psql('source', 'SELECT guest_context.seal_dataset(3)');
+like($err, qr/the entities of dataset 3 are gone/, 'a dataset without its tables is an error');
+
 # The numbers of new entities go on where they were.
 $node->safe_psql('target', q{
 	SET SESSION AUTHORIZATION shop_owner;
