@@ -83,7 +83,7 @@ struct GcRead
 };
 
 /* ERROR (40001): what this snapshot must see is not all there (any more). */
-extern void gc_read_cannot_cover(const GcRead *read, const char *reason) pg_attribute_noreturn();
+extern _Noreturn void gc_read_cannot_cover(const GcRead *read, const char *reason);
 extern void gc_read_check_dropped(GcRead *read, TimestampTz leaves_from);
 
 /* Finds the key's columns and the leaves that count. */
