@@ -485,8 +485,19 @@ gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window)
 	Datum		key = ObjectIdGetDatum(versions);
 	Datum		values[8];
 	bool		nulls[8];
+	bool		found = read_row(&window_table, snapshot, 1, &key, equal, values, nulls);
 
-	if (!read_row(&window_table, snapshot, 1, &key, equal, values, nulls))
+	/*
+	 * An entity made since the snapshot was taken: nothing of it is visible yet. A
+	 * function that made it plans its queries so, with its caller's snapshot.
+	 */
+	if (!found && snapshot != NULL)
+	{
+		found = read_row(&window_table, NULL, 1, &key, equal, values, nulls);
+		values[WINDOW_DATASET_ID] = Int32GetDatum(0);
+		values[WINDOW_START] = values[WINDOW_FLOOR] = TimestampTzGetDatum(DT_NOBEGIN);
+	}
+	if (!found)
 	{
 		char	   *name = get_rel_name(versions);
 

@@ -450,6 +450,18 @@ COMMIT;
 SELECT count(*) FROM entity.guests;
 SELECT guest_context.drop_entity('entity.guests');
 
+-- all in one statement: a function that makes an entity, writes and reads it
+DO $$
+DECLARE
+	n bigint;
+BEGIN
+	PERFORM guest_context.create_entity('entity.guests', 'entity.guest_shape');
+	PERFORM guest_context.apply('entity.guests', '{"ref": "1", "modified_at": "2026-01-09T00:00:00Z"}');
+	SELECT count(*) INTO n FROM entity.guests WHERE ref = '1';
+	PERFORM guest_context.drop_entity('entity.guests');
+	RAISE WARNING '% guest', n;
+END $$;
+
 RESET SESSION AUTHORIZATION;
 DROP SCHEMA entity CASCADE;
 DROP OWNED BY regress_entity_owner;
