@@ -42,7 +42,8 @@ CREATE TABLE guest_context._window
 	window_start		timestamptz NOT NULL DEFAULT '-infinity',
 	floor				timestamptz NOT NULL DEFAULT '-infinity',	-- lowest window start of all datasets not dropped
 	leaves_until		timestamptz NOT NULL DEFAULT '-infinity',	-- upper bound of the newest speed leaf
-	dropped_before		timestamptz NOT NULL DEFAULT '-infinity'	-- speed leaves below are gone, or going
+	dropped_before		timestamptz NOT NULL DEFAULT '-infinity',	-- speed leaves below are gone, or going: no new window may need them
+	gone_before			timestamptz NOT NULL DEFAULT '-infinity'	-- those below are gone, or being detached: no old snapshot may read them
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE guest_context._window IS 'one row per entity: active dataset, window and what storage covers';
 

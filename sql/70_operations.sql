@@ -7,6 +7,7 @@ CREATE TABLE guest_context._leaving
 	leaf		regclass PRIMARY KEY,
 	entity_id	integer NOT NULL,
 	dataset_id	integer NOT NULL,	-- 0 = a leaf of the speed table
+	ends_at		timestamptz,		-- upper bound of that
 	since		timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE guest_context._leaving IS 'partitions that maintenance has decided to drop';

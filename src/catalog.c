@@ -52,12 +52,13 @@ typedef struct DirectTable
 enum
 {
 	WINDOW_VERSIONS, WINDOW_ENTITY_ID, WINDOW_DATASET_ID, WINDOW_START, WINDOW_FLOOR,
-	WINDOW_LEAVES_UNTIL, WINDOW_DROPPED_BEFORE
+	WINDOW_LEAVES_UNTIL, WINDOW_DROPPED_BEFORE, WINDOW_GONE_BEFORE
 };
 
 static DirectTable window_table = {
 	"_window", "_window_pkey",
-	{"versions", "entity_id", "dataset_id", "window_start", "floor", "leaves_until", "dropped_before"}
+	{"versions", "entity_id", "dataset_id", "window_start", "floor", "leaves_until", "dropped_before",
+	"gone_before"}
 };
 
 enum
@@ -513,6 +514,7 @@ gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window)
 	window->floor = DatumGetTimestampTz(values[WINDOW_FLOOR]);
 	window->leaves_until = DatumGetTimestampTz(values[WINDOW_LEAVES_UNTIL]);
 	window->dropped_before = DatumGetTimestampTz(values[WINDOW_DROPPED_BEFORE]);
+	window->gone_before = DatumGetTimestampTz(values[WINDOW_GONE_BEFORE]);
 }
 
 bool

@@ -44,6 +44,7 @@ typedef struct GcWindow
 	TimestampTz floor;
 	TimestampTz leaves_until;
 	TimestampTz dropped_before;
+	TimestampTz gone_before;
 } GcWindow;
 
 /* What a read needs of guest_context._dataset_entity. */

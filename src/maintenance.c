@@ -61,7 +61,7 @@
 
 /* Naps: how long one is, and all of them in a cycle. */
 #define NAP_MS			100
-#define NAPS_PER_CYCLE	20
+#define NAPS_PER_CYCLE	10
 
 /* Locks on the owner, in this database, of session length. */
 #define LOCK_WAITING	1
@@ -527,6 +527,19 @@ begin_cycle(void)
 	return true;
 }
 
+/* Building is for one worker; who is waited for waits for that one. */
+static bool
+begin_building(void)
+{
+	while (!lock_owner(LOCK_BUILDING))
+	{
+		if (order.caller_pid == 0)
+			return false;
+		nap();
+	}
+	return true;
+}
+
 /* The owner's entities, in the cycle's memory; NIL also when the extension is gone. */
 static List *
 read_entities(void)
@@ -615,7 +628,7 @@ gc_maintenance_main(Datum arg)
 		settle_notes(entities, false);
 		unlock_owner(LOCK_CYCLE);
 		gc_launcher_cycle_done(&order, entities != NIL);
-		if (entities != NIL && lock_owner(LOCK_BUILDING))
+		if (entities != NIL && begin_building())
 		{
 			/* its locks are of kinds that only other maintenance minds */
 			SetConfigOption("lock_timeout", "1min", PGC_SUSET, PGC_S_OVERRIDE);

@@ -112,9 +112,10 @@ plan_has_dataset(const GcPlan *plan, int32 dataset_id)
 }
 
 /*
- * An old snapshot may want a leaf that retention has dropped since. Leaves go
- * oldest first and the drop is announced before it begins, so only when the
- * window reaches below the oldest leaf is there more to look at.
+ * An old snapshot may want a leaf that retention has dropped since: not here,
+ * where it is waited for, but on a standby, or when it was imported. Leaves go
+ * oldest first and gone_before is raised before each, so only when the window
+ * reaches below the oldest leaf is there more to look at.
  */
 void
 gc_read_check_dropped(GcRead *read, TimestampTz leaves_from)
@@ -124,7 +125,7 @@ gc_read_check_dropped(GcRead *read, TimestampTz leaves_from)
 	if (leaves_from <= read->window.window_start)
 		return;
 	gc_window_read(read->versions, NULL, &latest);
-	if (latest.dropped_before >= leaves_from)
+	if (latest.gone_before >= leaves_from)
 		gc_read_cannot_cover(read, "A part of the window that this snapshot sees has been dropped.");
 }
 

@@ -14,7 +14,9 @@
  *	  guest_context._leaving. From that commit on no statement with a new snapshot
  *	  needs it, and rollback and new datasets below it are refused.
  * 2. wait until no process has a snapshot from before that commit. The leaf's row
- *	  in _leaving is never updated, so its xmin names the commit.
+ *	  in _leaving is never updated, so its xmin names the commit. Until then the old
+ *	  snapshot reads the leaf as ever; afterwards _window.gone_before says that it
+ *	  cannot any more, for those who were not seen here: on a standby.
  * 3. DETACH CONCURRENTLY marks the leaf: new plans do not know it any more. Then it
  *	  waits for those who use the tree; lock_timeout ends that soon and leaves the
  *	  mark, which is good enough:
@@ -97,13 +99,13 @@ count_droppable(const GcSpeedLeaf *leaves, int nleaves, TimestampTz bound, Times
 }
 
 static void
-put_on_list(Oid leaf, int32 entity_id, int32 dataset_id)
+put_on_list(Oid leaf, int32 entity_id, int32 dataset_id, TimestampTz ends_at)
 {
 	gc_catalog_run(SPI_OK_INSERT,
-				   "INSERT INTO guest_context._leaving (leaf, entity_id, dataset_id)"
-				   " VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", 3,
+				   "INSERT INTO guest_context._leaving (leaf, entity_id, dataset_id, ends_at)"
+				   " VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", 4,
 				   OIDOID, ObjectIdGetDatum(leaf), INT4OID, Int32GetDatum(entity_id),
-				   INT4OID, Int32GetDatum(dataset_id));
+				   INT4OID, Int32GetDatum(dataset_id), TIMESTAMPTZOID, TimestampTzGetDatum(ends_at));
 }
 
 /*
@@ -126,7 +128,7 @@ decide_speed_leaves(const GcEntity *entity, const GcSpeedLeaf *leaves, int nleav
 		return;
 	gc_writers_check(root->versions, end, "drop partitions");
 	for (int i = 0; i < count; i++)
-		put_on_list(leaves[i].relid, entity->entity_id, 0);
+		put_on_list(leaves[i].relid, entity->entity_id, 0, leaves[i].upper);
 	gc_catalog_run(SPI_OK_UPDATE,
 				   "UPDATE guest_context._window SET dropped_before = $2"
 				   " WHERE entity_id OPERATOR(pg_catalog.=) $1 AND dropped_before OPERATOR(pg_catalog.<) $2", 2,
@@ -160,7 +162,7 @@ gc_retention_decide_datasets(const GcEntity *entity, void *arg)
 		GcDatasetGarbage *garbage = lfirst(lc);
 
 		if (garbage->entity_id == entity->entity_id)
-			put_on_list(garbage->leaf, garbage->entity_id, garbage->dataset_id);
+			put_on_list(garbage->leaf, garbage->entity_id, garbage->dataset_id, DT_NOBEGIN);
 	}
 	gc_step_end();
 }
@@ -366,6 +368,21 @@ find_obstacle(const Leaving *leaving, const char *leaf)
 }
 
 /*
+ * Before a leaf of the speed table is detached: a snapshot that still wants it, as
+ * there may be on a standby, must find out and not answer without it.
+ */
+static void
+announce_gone(const Leaving *leaving)
+{
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._window w SET gone_before = l.ends_at"
+				   " FROM guest_context._leaving l WHERE l.leaf OPERATOR(pg_catalog.=) $1"
+				   "  AND w.entity_id OPERATOR(pg_catalog.=) l.entity_id"
+				   "  AND w.gone_before OPERATOR(pg_catalog.<) l.ends_at", 1,
+				   OIDOID, ObjectIdGetDatum(leaving->leaf));
+}
+
+/*
  * DETACH CONCURRENTLY; whether it came to its end or only to the mark is seen at the
  * next look. Its errors but lock_timeout are the step's.
  */
@@ -435,6 +452,8 @@ drop_leaf(const GcEntity *entity, void *arg)
 				gc_step_did(entity, action_of(leaving), "dropped partition %s", leaf);
 			return;
 		}
+		if (obstacle == NULL)
+			announce_gone(leaving);
 		gc_step_end();
 		if (obstacle == NULL)
 			detach(parent, leaf);
