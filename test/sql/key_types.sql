@@ -6,7 +6,7 @@ SET jit = off;
 CREATE ROLE regress_keys_owner LOGIN;
 CREATE SCHEMA key_types AUTHORIZATION regress_keys_owner;
 CREATE COLLATION key_types.caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-CREATE COLLATION key_types.numbers (provider = icu, locale = 'und-u-kn-true');
+CREATE COLLATION key_types.numbers (provider = icu, locale = 'und-u-kn');
 SET SESSION AUTHORIZATION regress_keys_owner;
 SET search_path = key_types;
 CREATE TYPE mood AS ENUM ('good', 'bad');
