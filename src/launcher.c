@@ -239,13 +239,22 @@ owner_place(Oid database, Oid owner)
 	return free_place;
 }
 
+/* Lets the launcher look at what there is, if it runs. */
+static void
+wake_launcher(int launcher_pid)
+{
+	PGPROC	   *launcher = launcher_pid == 0 ? NULL : BackendPidGetProc(launcher_pid);
+
+	if (launcher != NULL)
+		SetLatch(&launcher->procLatch);
+}
+
 /* The owner has work at `due`, or earlier if that was known already. */
 static void
 note_due(Oid database, Oid owner, TimestampTz due)
 {
 	Owner	   *place;
 	int			launcher_pid;
-	PGPROC	   *launcher;
 
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	place = owner_place(database, owner);
@@ -258,9 +267,7 @@ note_due(Oid database, Oid owner, TimestampTz due)
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("guest_context maintains the entities of at most %d owners by itself", MAX_OWNERS),
 				 errhint("Let fewer roles own entities, or call guest_context.run_maintenance() on a schedule.")));
-	launcher = launcher_pid == 0 ? NULL : BackendPidGetProc(launcher_pid);
-	if (launcher != NULL)
-		SetLatch(&launcher->procLatch);
+	wake_launcher(launcher_pid);
 }
 
 /* The transaction is committed: no error may be raised any more. */
@@ -353,6 +360,8 @@ forget_worker(int code, Datum arg)
 void
 gc_launcher_worker_begins(const GcWorkerOrder *order)
 {
+	int			launcher_pid;
+
 	if (shared == NULL)
 		return;
 	before_shmem_exit(forget_worker, (Datum) 0);
@@ -364,7 +373,9 @@ gc_launcher_worker_begins(const GcWorkerOrder *order)
 			shared->workers[i].database = order->database;
 			break;				/* one too many is not watched, no more */
 		}
+	launcher_pid = shared->launcher_pid;
 	LWLockRelease(shared_lock);
+	wake_launcher(launcher_pid);	/* it has somebody to watch now */
 }
 
 void
