@@ -20,6 +20,10 @@ measure_P3() {
 	same P3 "aggregate" "$ours" "$theirs" || return 0
 	in_turn "$serial" "$ours" "$theirs" || return 1
 	book P3 "scan + aggregate, serial" "$work/a" "$work/b" "<= 1.6"
+	# what a server with default settings does
+	in_turn "$serial SET jit = on;" "$ours" "$theirs" || return 1
+	book P3 "scan + aggregate, serial, jit on" "$work/a" "$work/b" "<= 1.6"
+	if [ "$CLOCK" = cpu ]; then return 0; fi # workers have clocks of their own
 	a=$(workers_of "$parallel" "$ours") b=$(workers_of "$parallel" "$theirs")
 	if [ "$a" != "$b" ]; then
 		book_failed P3 "scan + aggregate, parallel" "different workers: ${a:-none}, ${b:-none}"
@@ -27,13 +31,12 @@ measure_P3() {
 	fi
 	in_turn "$parallel" "$ours" "$theirs" || return 1
 	book P3 "scan + aggregate, ${a:-0} workers" "$work/a" "$work/b" "<= 1.6"
-	# what a server with default settings does
-	in_turn "$serial SET jit = on;" "$ours" "$theirs" || return 1
-	book P3 "scan + aggregate, serial, jit on" "$work/a" "$work/b" "<= 1.6"
 }
 
-# P4: the same against what people write in SQL over the same tree. Both views get
-# the window and dataset as constants, so that leaves are pruned when planning.
+# P4: the same against what people write in SQL over the same tree, in the best form
+# known: window and dataset are constants, so that leaves are pruned when planning, and
+# an index of their own has all columns of the order, so that nothing need be sorted
+# (twice as fast as without it).
 measure_P4() {
 	local ours dataset start settings="SET max_parallel_workers_per_gather = 0;"
 	need main 1
@@ -55,6 +58,10 @@ measure_P4() {
 			ORDER BY ref, modified_at DESC, gc_source DESC, gc_partition DESC, gc_offset DESC, gc_arrived_at DESC) s
 		WHERE NOT gc_deleted
 		  AND NOT EXISTS (SELECT FROM main.orders_batch_d$dataset b WHERE b.ref = s.ref AND b.modified_at > s.modified_at);
+		DROP INDEX IF EXISTS main.p4_order;
+		CREATE INDEX p4_order ON main.orders_versions (ref, modified_at DESC, gc_source DESC,
+			gc_partition DESC, gc_offset DESC, gc_arrived_at DESC);
+		VACUUM ANALYZE main.orders_versions;
 	EOF
 	ours=$(aggregate main.orders)
 	same P4 "DISTINCT ON view" "$ours" "$(aggregate main.distinct_on)" || return 0
@@ -63,6 +70,7 @@ measure_P4() {
 	same P4 "anti-join view" "$ours" "$(aggregate main.anti_join)" || return 0
 	in_turn "$settings" "$ours" "$(aggregate main.anti_join)" || return 1
 	book P4 "scan + aggregate, anti-join view" "$work/a" "$work/b" ">= 3"
+	sql -c "DROP INDEX main.p4_order"
 }
 
 # A pgbench script that reads one random order.
