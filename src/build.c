@@ -283,8 +283,7 @@ gc_dataset_build(int32 dataset_id)
 	MemoryContextSwitchTo(caller);
 	if (error == NULL)
 		return NULL;
-	failure = error->detail == NULL ? pstrdup(error->message) :
-		psprintf("%s: %s", error->message, error->detail);
+	failure = gc_error_text(error);
 	FreeErrorData(error);
 	store_message(dataset_id, failure);
 	MemoryContextSwitchTo(caller);

@@ -168,6 +168,13 @@ send_row(Oid view, const char *action, const char *detail)
 	(void) shm_mq_sendv(report, parts, 3, false, true);
 }
 
+/* Has nobody interrupted run_maintenance? */
+static bool
+caller_listens(void)
+{
+	return report != NULL && shm_mq_wait_for_attach(report) == SHM_MQ_SUCCESS;
+}
+
 void
 gc_step_did(const GcEntity *entity, const char *action, const char *format,...)
 {
@@ -378,11 +385,22 @@ still_there(const GcEntity *entity)
 	return there;
 }
 
+/* The details of data errors quote rows, which are not for everybody who sees a message. */
+char *
+gc_error_text(const ErrorData *error)
+{
+	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	if (error->detail == NULL || category == ERRCODE_DATA_EXCEPTION ||
+		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		return pstrdup(error->message);
+	return psprintf("%s: %s", error->message, error->detail);
+}
+
 static void
 note_error(const GcEntity *entity, const char *action, const ErrorData *error)
 {
-	const char *text = error->detail == NULL ? error->message :
-		psprintf("%s: %s", error->message, error->detail);
+	const char *text = gc_error_text(error);
 
 	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		gc_step_waits(entity, action, "somebody else holds a lock");
@@ -533,7 +551,7 @@ begin_building(void)
 {
 	while (!lock_owner(LOCK_BUILDING))
 	{
-		if (order.caller_pid == 0)
+		if (order.caller_pid == 0 || !caller_listens())
 			return false;
 		nap();
 	}

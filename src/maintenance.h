@@ -21,6 +21,9 @@ typedef void (*GcStep) (const GcEntity *entity, void *arg);
 
 extern void gc_step_run(const GcEntity *entity, const char *action, GcStep step, void *arg);
 
+/* An error in one line, for catalogues and views. */
+extern char *gc_error_text(const ErrorData *error);
+
 /* Tells the log, and who waits for this worker, what was done. In a transaction or not. */
 extern void gc_step_did(const GcEntity *entity, const char *action, const char *format,...) pg_attribute_printf(3, 4);
 
