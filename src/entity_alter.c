@@ -211,12 +211,14 @@ Datum
 gc_alter_entity(PG_FUNCTION_ARGS)
 {
 	GcEntity   *entity;
+	char	   *query;
 	int			guc_level;
 
 	gc_require_argument(fcinfo, 0, "entity");
 	guc_level = gc_enter();
 	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	gc_entity_check_owner(entity);
+	query = gc_truth_sql(entity);
 	if (entity->parent_id != 0 && (!PG_ARGISNULL(2) || !PG_ARGISNULL(5)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -253,8 +255,8 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 	gc_mapping_check(entity);
 	if (entity->view == entity->versions)
 		restore_view(entity);
-	else
-		gc_view_create(entity, true);
+	else if (strcmp(query, gc_truth_sql(entity)) != 0)
+		gc_view_create(entity, true);	/* readers wait, so only when they must */
 	update_entity(entity);
 	gc_leave(guc_level);
 	PG_RETURN_VOID();

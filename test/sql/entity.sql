@@ -218,6 +218,13 @@ SELECT guest_context.alter_entity('entity.shops', reset => '{retention,overlap,p
 SELECT retention, overlap, partition_interval, expire_after, rebuild_every, mapping FROM guest_context._entity WHERE view = 'entity.shops'::regclass;
 SELECT pg_get_viewdef('entity.shops') LIKE '%interval%' AS in_the_view;
 -- NULL leaves an option as it is, and what is set together with its reset is set
+-- readers wait only for what changes the view
+BEGIN;
+SELECT guest_context.alter_entity('entity.orders', retention => '8 days', mapping => '{}');
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'entity.orders'::regclass AND mode = 'AccessExclusiveLock';
+SELECT guest_context.alter_entity('entity.orders', expire_after => '8 days');
+SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'entity.orders'::regclass AND mode = 'AccessExclusiveLock';
+ROLLBACK;
 SELECT guest_context.alter_entity('entity.orders', retention => '9 days', reset => '{retention,mapping}');
 SELECT retention, mapping, unmapped_column, expire_after FROM guest_context._entity WHERE view = 'entity.orders'::regclass;
 -- another column may take what is not mapped
