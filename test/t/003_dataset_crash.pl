@@ -33,8 +33,11 @@ sub crash
 	  or die "nobody is in $event";
 	my $pid = $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity WHERE query LIKE '%$event%' AND pid <> pg_backend_pid()");
+	my $logged = -s $node->logfile;
 	kill 'KILL', $pid or die "cannot kill $pid";
 	eval { $session->quit };
+	# until the postmaster has noticed, it lets sessions in that it will then end
+	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $logged);
 	$node->poll_query_until('postgres', 'SELECT true') or die 'no recovery';
 }
 

@@ -62,8 +62,10 @@ my $caller = $node->background_psql('killed', on_error_stop => 0);
 $caller->query_until(qr/asked/, "\\echo asked\n$run;\n");
 ok($node->poll_query_until('killed', "SELECT ($pending) = 1"), 'the partition is marked');
 my $pid = $node->safe_psql('killed', $working);
+my $logged = -s $node->logfile;
 kill 'KILL', $pid;
 $_->{run}->finish for $reader, $caller;
+$node->wait_for_log(qr/all server processes terminated; reinitializing/, $logged);
 ok($node->poll_query_until('postgres', 'SELECT true'), 'the server is back after kill -9 of the worker');
 is($node->safe_psql('killed', $pending), '1', 'the partition is still marked');
 is($node->safe_psql('killed', 'SELECT count(*) FROM shop.things'), '100', 'and nothing is missing');
@@ -93,7 +95,7 @@ like($caller->{stderr}, qr/the maintenance worker of role "shop_owner" ended bef
 $caller->{stderr} = '';
 
 # --- E8: the extension is dropped under a worker
-my $logged = -s $node->logfile;
+$logged = -s $node->logfile;
 $caller->query_until(qr/asked/, "\\echo asked\n$run;\n");
 $node->poll_query_until('gone', "SELECT EXISTS ($working)");
 $node->safe_psql('gone', 'SET client_min_messages = warning; DROP EXTENSION guest_context CASCADE');
