@@ -12,6 +12,11 @@
  * file) and rows count only where the dataset is the active one in the reader's
  * snapshot: a snapshot from before the seal has another one.
  *
+ * What is the same in all rows of a leaf is not stored in any: those columns are
+ * added to the empty leaf with a constant default, which PostgreSQL then keeps
+ * in the catalogue for rows that end before the column, and all rows here do. Only
+ * a row's version, key and shape take room, for external datasets as in a plain table.
+ *
  * No trigger, default or rule of the leaf is run. Its constraints are checked for
  * rows from outside; rows from the tree itself have passed them before.
  */
@@ -48,6 +53,22 @@
 /* Proves the leaf's bound to ATTACH, and goes afterwards. */
 #define BOUND_CONSTRAINT "gc_bound"
 
+/* A column that is the same in all rows of a leaf. */
+typedef struct Constant
+{
+	const char *name;
+	const char *type;
+	bool		external;		/* only where rows come from outside */
+} Constant;
+
+static const Constant constants[] = {
+	{"gc_source", "integer", true},
+	{"gc_partition", "integer", true},
+	{"gc_offset", "bigint", true},
+	{"gc_dataset", "integer", false},
+	{"gc_arrived_at", "timestamptz", false},
+};
+
 /* A DestReceiver: rows of a query go into the leaf. */
 typedef struct LeafWriter
 {
@@ -63,6 +84,10 @@ typedef struct LeafWriter
 	CommandId	command;
 	MemoryContext context;		/* outlives the query */
 	MemoryContext scratch;		/* reset with each batch */
+	TupleTableSlot *row;		/* laid out as the leaf, constants filled in */
+	TupleDesc	stored;			/* the leaf's columns up to the last one that is stored */
+	AttrNumber *columns;		/* the query's columns in the leaf */
+	int			ncolumns;
 	TupleTableSlot **slots;		/* rows of the batch */
 	int			nslots;			/* how many of those were made */
 	int			nrows;
@@ -117,6 +142,68 @@ gc_owner_count(Oid owner, const char *sql)
  * The writer
  */
 
+/* Is the column the same in all rows of this dataset? */
+static bool
+is_constant(const GcDataset *dataset, const char *name)
+{
+	for (int i = 0; i < lengthof(constants); i++)
+		if (strcmp(constants[i].name, name) == 0)
+			return !constants[i].external || !dataset->built;
+	return false;
+}
+
+/* The value of such a column, and its SQL. */
+static Datum
+constant_value(const GcDataset *dataset, const char *name)
+{
+	if (strcmp(name, "gc_dataset") == 0)
+		return Int32GetDatum(dataset->dataset_id);
+	if (strcmp(name, "gc_arrived_at") == 0)
+		return TimestampTzGetDatum(DT_NOEND);
+	if (strcmp(name, "gc_source") == 0)
+		return Int32GetDatum(-1);	/* a record of equal version beats it */
+	return strcmp(name, "gc_offset") == 0 ? Int64GetDatum(0) : Int32GetDatum(0);
+}
+
+static char *
+constant_sql(const GcDataset *dataset, const char *name)
+{
+	if (strcmp(name, "gc_arrived_at") == 0)
+		return "infinity";
+	if (strcmp(name, "gc_dataset") == 0)
+		return psprintf("%d", dataset->dataset_id);
+	return strcmp(name, "gc_source") == 0 ? "-1" : "0";
+}
+
+/* Finds out which columns the query fills and how far stored rows reach. */
+static void
+describe_rows(LeafWriter *writer, const GcDataset *dataset)
+{
+	TupleDesc	leaf = RelationGetDescr(writer->leaf);
+	int			natts = 0;
+
+	writer->row = MakeSingleTupleTableSlot(leaf, &TTSOpsVirtual);
+	writer->columns = palloc(sizeof(AttrNumber) * leaf->natts);
+	for (int i = 0; i < leaf->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(leaf, i);
+
+		writer->row->tts_isnull[i] = att->attisdropped;
+		if (att->attisdropped)
+			continue;
+		if (is_constant(dataset, NameStr(att->attname)))
+			writer->row->tts_values[i] = constant_value(dataset, NameStr(att->attname));
+		else
+		{
+			writer->columns[writer->ncolumns++] = i + 1;
+			natts = i + 1;
+		}
+	}
+	writer->stored = CreateTemplateTupleDesc(natts);
+	for (int i = 0; i < natts; i++)
+		TupleDescCopyEntry(writer->stored, i + 1, leaf, i + 1);
+}
+
 static void
 writer_startup(DestReceiver *self, int operation, TupleDesc source)
 {
@@ -124,9 +211,10 @@ writer_startup(DestReceiver *self, int operation, TupleDesc source)
 	TupleDesc	target = RelationGetDescr(writer->leaf);
 
 	/* rows are taken over by position: the query was made from this very descriptor */
-	for (int i = 0; i < target->natts; i++)
-		if (source->natts != target->natts ||
-			TupleDescAttr(source, i)->atttypid != TupleDescAttr(target, i)->atttypid)
+	for (int i = 0; i < writer->ncolumns; i++)
+		if (source->natts != writer->ncolumns ||
+			TupleDescAttr(source, i)->atttypid !=
+			TupleDescAttr(target, writer->columns[i] - 1)->atttypid)
 			elog(ERROR, "column %d of the query of a leaf does not fit", i + 1);	/* cannot happen */
 }
 
@@ -174,11 +262,21 @@ count_row(LeafWriter *writer, TupleTableSlot *row)
 }
 
 static bool
-writer_receive(TupleTableSlot *row, DestReceiver *self)
+writer_receive(TupleTableSlot *source, DestReceiver *self)
 {
 	LeafWriter *writer = (LeafWriter *) self;
-	TupleTableSlot *copy;
+	TupleTableSlot *row = writer->row;
+	MemoryContext caller;
+	HeapTuple	tuple;
 
+	slot_getallattrs(source);
+	ExecClearTuple(row);
+	for (int i = 0; i < writer->ncolumns; i++)
+	{
+		row->tts_values[writer->columns[i] - 1] = source->tts_values[i];
+		row->tts_isnull[writer->columns[i] - 1] = source->tts_isnull[i];
+	}
+	ExecStoreVirtualTuple(row);
 	if (writer->estate != NULL)
 	{
 		ResetPerTupleExprContext(writer->estate);
@@ -188,14 +286,16 @@ writer_receive(TupleTableSlot *row, DestReceiver *self)
 
 	if (writer->nrows == writer->nslots)
 	{
-		MemoryContext query = MemoryContextSwitchTo(writer->context);
-
-		writer->slots[writer->nslots++] = table_slot_create(writer->leaf, NULL);
-		MemoryContextSwitchTo(query);
+		caller = MemoryContextSwitchTo(writer->context);
+		writer->slots[writer->nslots++] = MakeSingleTupleTableSlot(RelationGetDescr(writer->leaf),
+																   &TTSOpsHeapTuple);
+		MemoryContextSwitchTo(caller);
 	}
-	copy = writer->slots[writer->nrows++];
-	ExecCopySlot(copy, row);
-	writer->nbytes += ExecFetchSlotHeapTuple(copy, false, NULL)->t_len;
+	caller = MemoryContextSwitchTo(writer->scratch);
+	tuple = heap_form_tuple(writer->stored, row->tts_values, row->tts_isnull);
+	MemoryContextSwitchTo(caller);
+	ExecStoreHeapTuple(tuple, writer->slots[writer->nrows++], false);
+	writer->nbytes += tuple->t_len;
 	if (writer->nrows == WRITE_BATCH_ROWS || writer->nbytes >= WRITE_BATCH_BYTES)
 		flush_rows(writer);
 	return true;
@@ -239,6 +339,7 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 	writer->scratch = AllocSetContextCreate(CurrentMemoryContext, "guest_context leaf",
 											ALLOCSET_DEFAULT_SIZES);
 	writer->slots = palloc(sizeof(TupleTableSlot *) * WRITE_BATCH_ROWS);
+	describe_rows(writer, dataset);
 	if (!dataset->built)
 	{
 		writer->estate = CreateExecutorState();
@@ -263,6 +364,7 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 
 	for (int i = 0; i < writer->nslots; i++)
 		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	ExecDropSingleTupleTableSlot(writer->row);
 	if (writer->estate != NULL)
 		FreeExecutorState(writer->estate);
 	FreeBulkInsertState(writer->bulk);
@@ -276,9 +378,8 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
  */
 
 /*
- * What fills one column. Rows of a built dataset keep where they came from; rows
- * from outside have source -1, so that a record of equal version beats them, and a
- * tombstone among them keeps a key and a version and nothing else. The type is
+ * What fills one column that is stored. Rows of a built dataset keep where they came
+ * from; a tombstone from outside keeps a key and a version and nothing else. The type is
  * said twice, or CASE would make its base type of a domain.
  */
 static char *
@@ -287,18 +388,8 @@ column_sql(const GcDataset *dataset, const GcMember *member, const char *name, O
 	const GcEntity *entity = member->entity;
 	const char *quoted = quote_identifier(name);
 
-	if (strcmp(name, "gc_arrived_at") == 0)
-		return pstrdup("'infinity'::timestamptz");
-	if (strcmp(name, "gc_dataset") == 0)
-		return psprintf("%d", dataset->dataset_id);
 	if (!dataset->built)
 	{
-		if (strcmp(name, "gc_source") == 0)
-			return pstrdup("-1");
-		if (strcmp(name, "gc_partition") == 0)
-			return pstrdup("0");
-		if (strcmp(name, "gc_offset") == 0)
-			return pstrdup("0::bigint");
 		/* NULL where the shape got the column after the dataset was created */
 		if (get_attnum(member->staging, name) == InvalidAttrNumber)
 			return psprintf("NULL::%s", format_type_be_qualified(type));
@@ -310,7 +401,7 @@ column_sql(const GcDataset *dataset, const GcMember *member, const char *name, O
 	return psprintf("v.%s", quoted);
 }
 
-/* The leaf's columns, in the leaf's order. */
+/* The leaf's columns that are stored, in the leaf's order. */
 static char *
 select_list(const GcDataset *dataset, const GcMember *member)
 {
@@ -320,9 +411,13 @@ select_list(const GcDataset *dataset, const GcMember *member)
 
 	initStringInfo(&sql);
 	for (int i = 0; i < desc->natts; i++)
-		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "",
-						 column_sql(dataset, member, NameStr(TupleDescAttr(desc, i)->attname),
-									TupleDescAttr(desc, i)->atttypid));
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (!att->attisdropped && !is_constant(dataset, NameStr(att->attname)))
+			appendStringInfo(&sql, "%s%s", sql.len > 0 ? ", " : "",
+							 column_sql(dataset, member, NameStr(att->attname), att->atttypid));
+	}
 	table_close(leaf, AccessShareLock);
 	return sql.data;
 }
@@ -332,11 +427,21 @@ create_leaf(const GcDataset *dataset, GcMember *member)
 {
 	const GcEntity *entity = member->entity;
 	char	   *relname = psprintf("%s_d%d", get_rel_name(entity->batch), dataset->dataset_id);
+	char	   *leaf = quote_qualified_identifier(entity->schema, relname);
+	StringInfoData sql;
 
-	gc_run_ddl(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES,"
-						" CONSTRAINT " BOUND_CONSTRAINT " CHECK (gc_dataset = %d))",
-						quote_qualified_identifier(entity->schema, relname),
-						gc_quoted_name(entity->batch), dataset->dataset_id), entity->owner);
+	gc_run_ddl(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING INDEXES)",
+						leaf, gc_quoted_name(entity->batch)), entity->owner);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "ALTER TABLE %s ", leaf);
+	for (int i = 0; i < lengthof(constants); i++)
+		if (is_constant(dataset, constants[i].name))
+			appendStringInfo(&sql, "DROP COLUMN %1$s, ADD COLUMN %1$s %2$s NOT NULL DEFAULT '%3$s', ",
+							 constants[i].name, constants[i].type,
+							 constant_sql(dataset, constants[i].name));
+	appendStringInfo(&sql, "ADD CONSTRAINT " BOUND_CONSTRAINT " CHECK (gc_dataset = %d)",
+					 dataset->dataset_id);
+	gc_run_ddl(sql.data, entity->owner);
 	member->leaf = get_relname_relid(relname, get_rel_namespace(entity->versions));
 }
 

@@ -7,8 +7,8 @@
  *
  * The columns of a tree stand in an order that is cheap to read: first what every
  * read of a dataset's leaf needs (version, gc_deleted, key), then the rest of
- * the shape, last what only the window's rows and ties are asked for. The view
- * shows the shape's order.
+ * the shape, last what only the window's rows and ties are asked for, and what
+ * a dataset's leaf does not store (dataset_leaf.c). The view shows the shape's order.
  */
 #include "postgres.h"
 
@@ -367,9 +367,9 @@ create_versions(const GcEntity *entity, const GcShape *shape, const char *versio
 		if (foreach_current_index(lc) == 0)
 			appendStringInfoString(&sql, "gc_deleted boolean NOT NULL, ");
 	}
-	appendStringInfoString(&sql, "gc_dataset integer NOT NULL, gc_arrived_at timestamptz NOT NULL,"
-						   " gc_source integer NOT NULL, gc_partition integer NOT NULL,"
-						   " gc_offset bigint NOT NULL");
+	appendStringInfoString(&sql, "gc_source integer NOT NULL, gc_partition integer NOT NULL,"
+						   " gc_offset bigint NOT NULL, gc_dataset integer NOT NULL,"
+						   " gc_arrived_at timestamptz NOT NULL");
 	foreach(lc, shape->checks)
 		appendStringInfo(&sql, ", %s", gc_shape_check_sql(lfirst(lc)));
 	appendStringInfoString(&sql, ") PARTITION BY RANGE (gc_dataset)");
