@@ -335,14 +335,7 @@ open_for_scans(GcRead *read, GcLeaf *leaf)
 	MemoryContext caller = MemoryContextSwitchTo(read->context);
 
 	leaf->rel = gc_leaf_open(read, leaf);
-	if (!OidIsValid(leaf->key_index))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"%s\" has no valid index on the key and version of its entity",
-						RelationGetRelationName(leaf->rel)),
-				 errhint("Create it as on the other partitions, or REINDEX TABLE %s.",
-						 quote_identifier(RelationGetRelationName(leaf->rel)))));
-	leaf->index = index_open(leaf->key_index, AccessShareLock);
+	leaf->index = gc_leaf_open_index(read, leaf, leaf->rel);
 	leaf->scan = gc_index_beginscan(leaf->rel, leaf->index, read->snapshot, read->key.ncolumns);
 	MemoryContextSwitchTo(caller);
 }

@@ -31,6 +31,7 @@
 #include "catalog/pg_opclass.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "nodes/value.h"
 #include "optimizer/plancat.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
@@ -45,6 +46,7 @@
 
 #include "compat.h"
 #include "guest_context.h"
+#include "tree.h"
 #include "window.h"
 
 /*
@@ -259,6 +261,26 @@ gc_leaf_open(GcRead *read, GcLeaf *leaf)
 	return rel;
 }
 
+Relation
+gc_leaf_open_index(GcRead *read, GcLeaf *leaf, Relation rel)
+{
+	List	   *columns = NIL;
+
+	if (OidIsValid(leaf->key_index))
+		return index_open(leaf->key_index, AccessShareLock);
+
+	for (int i = 0; i < read->key.ncolumns; i++)
+		columns = lappend(columns, makeString(NameStr(TupleDescAttr(read->root, read->key.columns[i].attno - 1)->attname)));
+	columns = lappend(columns, makeString(NameStr(TupleDescAttr(read->root, read->version - 1)->attname)));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("\"%s\" has no valid index on the key and version of its entity",
+					RelationGetRelationName(rel)),
+			 errhint("CREATE INDEX ON %s (%s); or, where it is not valid, REINDEX TABLE %s;",
+					 gc_quoted_name(read->versions), gc_column_list(columns, ""),
+					 gc_quoted_name(RelationGetRelid(rel)))));
+}
+
 /* The first _is_current of a statement. */
 void
 gc_window_prepare(GcRead *read, const GcPlan *plan)
@@ -310,7 +332,7 @@ probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version, GcPosit
 		read->scan_keys[i].sk_argument = key[i];
 	read->scan_keys[nkeys].sk_argument = TimestampTzGetDatum(Max(version, newest->version));
 
-	index = index_open(leaf->key_index, AccessShareLock);
+	index = gc_leaf_open_index(read, leaf, rel);
 	scan = gc_index_beginscan(rel, index, GetActiveSnapshot(), nkeys + 1);
 	index_rescan(scan, read->scan_keys, nkeys + 1, NULL, 0);
 	while (index_getnext_slot(scan, BackwardScanDirection, leaf->slot))

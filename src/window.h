@@ -92,6 +92,9 @@ extern void gc_window_prepare(GcRead *read, const GcPlan *plan);
 /* Opens a leaf, with AccessShareLock; the first time looks its columns up. */
 extern Relation gc_leaf_open(GcRead *read, GcLeaf *leaf);
 
+/* Opens the key index of an open leaf likewise; ERROR when there is none that is valid. */
+extern Relation gc_leaf_open_index(GcRead *read, GcLeaf *leaf, Relation rel);
+
 /* The position of the row in a slot; false when it arrived before the window. */
 extern bool gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot,
 							 GcPosition *position);

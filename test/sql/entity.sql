@@ -314,6 +314,16 @@ SELECT guest_context.activate_dataset(:ds);
 SELECT * FROM entity_elsewhere.vocabulary ORDER BY ref;
 SELECT entity.differ('entity_elsewhere.vocabulary');
 
+-- without its key index a leaf cannot be asked, and says so
+BEGIN;
+DROP INDEX entity_elsewhere.words_versions_ref_modified_at_idx;
+\set VERBOSITY sqlstate
+SAVEPOINT indexed;
+SELECT count(*) FROM entity_elsewhere.vocabulary;
+ROLLBACK TO indexed;
+SELECT * FROM entity_elsewhere.vocabulary WHERE ref = 'apfel';
+\set VERBOSITY default
+ROLLBACK;
 -- a renamed column still shows, but nothing can be written until its name is back
 ALTER TABLE entity_elsewhere.words_all RENAME COLUMN meaning TO sense;
 SELECT ref, meaning FROM entity_elsewhere.vocabulary WHERE ref = 'apfel';
