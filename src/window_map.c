@@ -6,7 +6,7 @@
  * has something newer, and nearly always it has not. So a miss should touch
  * little memory. In front is a bit filter of 8 bits a key or more, small enough for a
  * processor's second cache when the slots no longer are; behind it slots of
- * hash and number, half full; then fixed-size entries. Keys are compared exactly
+ * hash and place, half full; then the entries. Keys are compared exactly
  * on a hit, byte by byte where the type's equality means that, else by it.
  *
  * Open addressing, linear probing; nothing is ever removed but by the context.
@@ -15,22 +15,24 @@
 
 #include "common/hashfn.h"
 #include "port/pg_bitutils.h"
-#include "utils/datum.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
 #include "read.h"
 
 #define INITIAL_SLOTS	1024
-#define ENTRIES_A_CHUNK 1024
+#define CHUNK_UNITS 32768			/* of 8 bytes */
 
 typedef struct Slot
 {
 	uint32		hash;
-	uint32		entry;			/* number + 1; 0 = free */
+	uint32		entry;			/* where it is, in units of 8 bytes; 0 = free */
 } Slot;
 
-/* A key and its newest position; the key's datums follow the struct. */
+/*
+ * A key and its newest position. Values that are not held in the datums
+ * themselves follow the struct, so that a lookup touches one place.
+ */
 typedef struct Entry
 {
 	GcPosition	position;
@@ -45,10 +47,10 @@ struct GcWindowMap
 	uint64	   *filter;			/* a word for every 16 slots */
 	Slot	   *slots;
 	uint32		mask;			/* number of slots - 1 */
-	uint32		used;
-	Size		entry_size;
-	char	  **chunks;
+	uint32		used;			/* slots */
+	char	  **chunks;			/* entries, one after the other */
 	uint32		nchunks;
+	uint32		next;			/* where the next entry goes */
 };
 
 /* The bytes of a value of a bytewise column; by-value types are in *word. */
@@ -144,10 +146,9 @@ filter_word(GcWindowMap *map, uint64 mixed)
 }
 
 static Entry *
-entry_at(GcWindowMap *map, uint32 number)
+entry_at(GcWindowMap *map, uint32 place)
 {
-	return (Entry *) (map->chunks[number / ENTRIES_A_CHUNK] +
-					  (number % ENTRIES_A_CHUNK) * map->entry_size);
+	return (Entry *) (map->chunks[place / CHUNK_UNITS] + (Size) (place % CHUNK_UNITS) * 8);
 }
 
 /* `limit` in bytes bounds what gc_window_map_add may use; 0 = no limit. */
@@ -162,8 +163,9 @@ gc_window_map_create(MemoryContext context, GcKey *key, Size limit)
 	map->slots = MemoryContextAllocZero(context, INITIAL_SLOTS * sizeof(Slot));
 	map->mask = INITIAL_SLOTS - 1;
 	map->filter = MemoryContextAllocZero(context, INITIAL_SLOTS / 16 * sizeof(uint64));
-	map->entry_size = MAXALIGN(offsetof(Entry, key) + sizeof(Datum) * key->ncolumns);
 	map->chunks = MemoryContextAlloc(context, sizeof(char *));
+	map->next = CHUNK_UNITS;	/* none is free: place 0 is not used */
+	map->chunks[map->nchunks++] = NULL;
 	return map;
 }
 
@@ -180,7 +182,7 @@ find_slot(GcWindowMap *map, uint32 hash, const Datum *values)
 		if (slot->entry == 0)
 			return slot;
 		if (slot->hash == hash &&
-			gc_key_equal(map->key, entry_at(map, slot->entry - 1)->key, values))
+			gc_key_equal(map->key, entry_at(map, slot->entry)->key, values))
 			return slot;
 	}
 }
@@ -212,32 +214,70 @@ grow(GcWindowMap *map)
 	pfree(old);
 }
 
-/* A free entry with a copy of the key. */
-static Entry *
+/* Room for an entry of this many bytes; its place. */
+static uint32
+reserve(GcWindowMap *map, Size size)
+{
+	uint32		units = MAXALIGN(size) / 8;
+	uint32		place = map->next;
+
+	if (place % CHUNK_UNITS == 0 || place % CHUNK_UNITS + units > CHUNK_UNITS)
+	{
+		if (pg_nextpower2_32(map->nchunks) == map->nchunks)
+			map->chunks = repalloc(map->chunks, sizeof(char *) * map->nchunks * 2);
+		place = map->nchunks * CHUNK_UNITS;
+		map->chunks[map->nchunks++] = MemoryContextAlloc(map->context, CHUNK_UNITS * 8);
+	}
+	map->next = place + units;
+	return place;
+}
+
+/* Bytes that a value takes behind an entry. */
+static Size
+value_size(const GcKeyColumn *column, Datum value)
+{
+	if (column->typbyval)
+		return 0;
+	if (column->typlen == -1)
+		return MAXALIGN(VARSIZE_ANY(DatumGetPointer(value)));
+	return MAXALIGN(column->typlen == -2 ? strlen(DatumGetCString(value)) + 1 : column->typlen);
+}
+
+/* Makes an entry with a copy of the key; its place. */
+static uint32
 new_entry(GcWindowMap *map, const Datum *values)
 {
-	MemoryContext caller = MemoryContextSwitchTo(map->context);
+	GcKey	   *key = map->key;
+	Size		size = MAXALIGN(offsetof(Entry, key) + sizeof(Datum) * key->ncolumns);
+	Size		end = size;
+	Datum		flat[INDEX_MAX_KEYS];
+	uint32		place;
 	Entry	   *entry;
 
-	if (map->used % ENTRIES_A_CHUNK == 0)
+	for (int i = 0; i < key->ncolumns; i++)
 	{
-		if (pg_nextpower2_32(map->nchunks + 1) == map->nchunks + 1)
-			map->chunks = repalloc(map->chunks, sizeof(char *) * (map->nchunks + 1) * 2);
-		map->chunks[map->nchunks++] = palloc(ENTRIES_A_CHUNK * map->entry_size);
-	}
-	entry = entry_at(map, map->used++);
-	for (int i = 0; i < map->key->ncolumns; i++)
-	{
-		GcKeyColumn *column = &map->key->columns[i];
-
 		/* a copy of a toasted value would point to a row that may go */
-		if (column->typlen == -1)
-			entry->key[i] = PointerGetDatum(PG_DETOAST_DATUM_COPY(values[i]));
-		else
-			entry->key[i] = datumCopy(values[i], column->typbyval, column->typlen);
+		flat[i] = key->columns[i].typlen == -1 ?
+			PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i])) : values[i];
+		size += value_size(&key->columns[i], flat[i]);
 	}
-	MemoryContextSwitchTo(caller);
-	return entry;
+	place = reserve(map, size);
+	entry = entry_at(map, place);
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		Size		length = value_size(&key->columns[i], flat[i]);
+
+		entry->key[i] = flat[i];
+		if (length == 0)
+			continue;
+		entry->key[i] = PointerGetDatum((char *) entry + end);
+		memcpy((char *) entry + end, DatumGetPointer(flat[i]),
+			   key->columns[i].typlen == -1 ? VARSIZE_ANY(DatumGetPointer(flat[i])) :
+			   key->columns[i].typlen == -2 ? strlen(DatumGetCString(flat[i])) + 1 :
+			   key->columns[i].typlen);
+		end += length;
+	}
+	return place;
 }
 
 /*
@@ -253,12 +293,12 @@ gc_window_map_add(GcWindowMap *map, const Datum *values, const GcPosition *posit
 
 	if (slot->entry != 0)
 	{
-		entry = entry_at(map, slot->entry - 1);
+		entry = entry_at(map, slot->entry);
 		if (gc_position_compare(&entry->position, position) < 0)
 			entry->position = *position;
 		return true;
 	}
-	if (map->limit != 0 && map->used % ENTRIES_A_CHUNK == 0 &&
+	if (map->limit != 0 && map->used % 1024 == 0 &&
 		MemoryContextMemAllocated(map->context, true) > map->limit)
 		return false;
 	if (map->used >= map->mask / 2)
@@ -266,10 +306,10 @@ gc_window_map_add(GcWindowMap *map, const Datum *values, const GcPosition *posit
 		grow(map);
 		slot = find_slot(map, hash, values);
 	}
-	entry = new_entry(map, values);
-	entry->position = *position;
 	slot->hash = hash;
-	slot->entry = map->used;
+	slot->entry = new_entry(map, values);
+	entry_at(map, slot->entry)->position = *position;
+	map->used++;
 	*filter_word(map, mix(hash)) |= filter_bits(mix(hash));
 	return true;
 }
@@ -285,5 +325,5 @@ gc_window_map_find(GcWindowMap *map, const Datum *values)
 	if ((*filter_word(map, mix(hash)) & bits) != bits)
 		return NULL;
 	slot = find_slot(map, hash, values);
-	return slot->entry == 0 ? NULL : &entry_at(map, slot->entry - 1)->position;
+	return slot->entry == 0 ? NULL : &entry_at(map, slot->entry)->position;
 }
