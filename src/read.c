@@ -282,6 +282,7 @@ close_leaf(GcLeaf *leaf)
 {
 	if (leaf->scan == NULL)
 		return;
+	ExecDropSingleTupleTableSlot(leaf->scan_slot);
 	index_endscan(leaf->scan);
 	index_close(leaf->index, NoLock);
 	table_close(leaf->rel, NoLock);
@@ -312,7 +313,7 @@ keep_newest(GcRead *read, GcLeaf *leaf, Newest *newest)
 {
 	GcPosition	position;
 
-	if (!gc_leaf_position(read, leaf, leaf->slot, &position))
+	if (!gc_leaf_position(read, leaf, leaf->scan_slot, &position))
 		return true;
 	if (newest->leaf != NULL)
 	{
@@ -324,7 +325,7 @@ keep_newest(GcRead *read, GcLeaf *leaf, Newest *newest)
 	}
 	newest->position = position;
 	newest->leaf = leaf;
-	newest->tuple = ExecCopySlotHeapTuple(leaf->slot);
+	newest->tuple = ExecCopySlotHeapTuple(leaf->scan_slot);
 	return true;
 }
 
@@ -336,6 +337,7 @@ open_for_scans(GcRead *read, GcLeaf *leaf)
 
 	leaf->rel = gc_leaf_open(read, leaf);
 	leaf->index = gc_leaf_open_index(read, leaf, leaf->rel);
+	leaf->scan_slot = table_slot_create(leaf->rel, NULL);
 	leaf->scan = gc_index_beginscan(leaf->rel, leaf->index, read->snapshot, read->key.ncolumns);
 	MemoryContextSwitchTo(caller);
 }
@@ -347,16 +349,17 @@ newest_of_leaf(GcRead *read, GcLeaf *leaf, Newest *newest)
 	if (leaf->scan == NULL)
 		open_for_scans(read, leaf);
 	index_rescan(leaf->scan, read->scan_keys, read->key.ncolumns, NULL, 0);
-	while (index_getnext_slot(leaf->scan, BackwardScanDirection, leaf->slot))
+	while (index_getnext_slot(leaf->scan, BackwardScanDirection, leaf->scan_slot))
 		if (!keep_newest(read, leaf, newest))
 			break;
-	ExecClearTuple(leaf->slot);
+	ExecClearTuple(leaf->scan_slot);
 }
 
 HeapTuple
 gc_read_newest(GcRead *read, const Datum *key)
 {
 	Newest		newest = {0};
+	TupleConversionMap *map;
 
 	for (int i = 0; i < read->key.ncolumns; i++)
 		read->scan_keys[i].sk_argument = key[i];
@@ -369,6 +372,6 @@ gc_read_newest(GcRead *read, const Datum *key)
 		newest_of_leaf(read, &read->batch, &newest);
 	if (newest.leaf == NULL)
 		return NULL;
-	return newest.leaf->to_root ? execute_attr_map_tuple(newest.tuple, newest.leaf->to_root) :
-		newest.tuple;
+	map = convert_tuples_by_name(RelationGetDescr(newest.leaf->rel), read->root);
+	return map ? execute_attr_map_tuple(newest.tuple, map) : newest.tuple;
 }

@@ -204,7 +204,7 @@ find_key_index(GcRead *read, Relation rel, GcLeaf *leaf)
 			fits = form->indkey.values[i] == leaf->key[i] &&
 				index->rd_opfamily[i] == read->key.columns[i].opfamily &&
 				index->rd_indcollation[i] == read->key.columns[i].collation;
-		index_close(index, AccessShareLock);
+		index_close(index, fits ? NoLock : AccessShareLock);
 		if (fits)
 		{
 			found = lfirst_oid(lc);
@@ -243,9 +243,6 @@ prepare_leaf(GcRead *read, Relation rel, GcLeaf *leaf)
 	for (int i = 0; i < read->key.ncolumns; i++)
 		leaf->key[i] = leaf_column(read, rel, read->key.columns[i].attno);
 	leaf->key_index = find_key_index(read, rel, leaf);
-	leaf->desc = CreateTupleDescCopy(RelationGetDescr(rel));
-	leaf->slot = MakeTupleTableSlot(leaf->desc, table_slot_callbacks(rel));
-	leaf->to_root = convert_tuples_by_name(leaf->desc, read->root);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -256,7 +253,7 @@ gc_leaf_open(GcRead *read, GcLeaf *leaf)
 
 	if (rel == NULL)
 		gc_read_cannot_cover(read, "A table that this snapshot sees has been dropped.");
-	if (leaf->desc == NULL)
+	if (leaf->key == NULL)
 		prepare_leaf(read, rel, leaf);
 	return rel;
 }
@@ -297,6 +294,23 @@ gc_window_prepare(GcRead *read, const GcPlan *plan)
  * Reading leaves
  */
 
+/* Opens a leaf for a function, with a slot that holds nothing of it afterwards. */
+static Relation
+open_with_slot(GcRead *read, GcLeaf *leaf)
+{
+	Relation	rel = gc_leaf_open(read, leaf);
+
+	if (leaf->slot == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(read->context);
+
+		leaf->slot = MakeTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)),
+										table_slot_callbacks(rel));
+		MemoryContextSwitchTo(caller);
+	}
+	return rel;
+}
+
 /* The position of the row in a slot; false when it arrived before the window. */
 bool
 gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot, GcPosition *position)
@@ -322,7 +336,7 @@ gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot, GcPosition *p
 static void
 probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version, GcPosition *newest)
 {
-	Relation	rel = gc_leaf_open(read, leaf);
+	Relation	rel = open_with_slot(read, leaf);
 	Relation	index;
 	IndexScanDesc scan;
 	int			nkeys = read->key.ncolumns;
@@ -390,7 +404,7 @@ visit_window(GcRead *read, RowVisitor visit)
 	for (int i = 0; going && i < read->nspeed; i++)
 	{
 		GcLeaf	   *leaf = &read->speed[i];
-		Relation	rel = gc_leaf_open(read, leaf);
+		Relation	rel = open_with_slot(read, leaf);
 		TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 
 		while (going && table_scan_getnextslot(scan, ForwardScanDirection, leaf->slot))
@@ -537,7 +551,7 @@ build_recent(GcRead *read)
 	MemoryContext row = AllocSetContextCreate(read->context, "guest_context row",
 											  ALLOCSET_SMALL_SIZES);
 	GcLeaf	   *leaf = &read->batch;
-	Relation	rel = gc_leaf_open(read, leaf);
+	Relation	rel = open_with_slot(read, leaf);
 	Oid			index_oid = find_recent_index(read, rel);
 	Relation	index;
 	IndexScanDesc scan;

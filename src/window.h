@@ -23,18 +23,17 @@ typedef struct GcLeaf
 	Oid			relid;
 	Oid			key_index;		/* on (key…, version); InvalidOid when there is none */
 	bool		check_arrival;	/* part of it lies before the window */
-	TupleDesc	desc;			/* NULL until the leaf is first opened */
-	TupleTableSlot *slot;
-	TupleConversionMap *to_root;	/* NULL: laid out as the root */
+	TupleTableSlot *slot;		/* for functions: holds nothing of the relation */
 	Relation	rel;			/* open while key scans are under way, see gc_read_newest */
 	Relation	index;
 	IndexScanDesc scan;
+	TupleTableSlot *scan_slot;
 	AttrNumber	arrived_at;
 	AttrNumber	version;
 	AttrNumber	source;
 	AttrNumber	partition;
 	AttrNumber	offset;
-	AttrNumber *key;
+	AttrNumber *key;			/* NULL until the leaf is first opened */
 } GcLeaf;
 
 typedef enum GcReadMode
