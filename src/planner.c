@@ -273,7 +273,12 @@ plan_with_key(PlannerInfo *root, const GcPlan *plan, List *args)
 	result->version_attno = column_argument(root, args, GC_ARG_VERSION, plan->versions);
 	result->nkeys = list_length(args) - GC_ARG_KEY;
 	for (int i = 0; i < result->nkeys; i++)
-		result->key_attnos[i] = column_argument(root, args, GC_ARG_KEY + i, plan->versions);
+	{
+		/* refuses the column that the array has no room for */
+		AttrNumber	attno = column_argument(root, args, GC_ARG_KEY + i, plan->versions);
+
+		result->key_attnos[i] = attno;
+	}
 	return result;
 }
 
