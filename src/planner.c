@@ -43,6 +43,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "catalog.h"
 #include "compat.h"
@@ -239,7 +240,8 @@ column_argument(PlannerInfo *root, List *args, int position, Oid versions)
 	{
 		RangeTblEntry *rte = rt_fetch(var->varno, root->parse->rtable);
 
-		if (rte->rtekind == RTE_RELATION && rte->relid == versions)
+		if (rte->rtekind == RTE_RELATION && rte->relid == versions &&
+			(var->varattno > 0 || position == GC_ARG_TID))
 			return var->varattno;
 	}
 	ereport(ERROR,
@@ -247,6 +249,23 @@ column_argument(PlannerInfo *root, List *args, int position, Oid versions)
 			 errmsg("arguments of guest_context._is_current must be columns of its own tree"),
 			 errhint("Read the entity's view.")));
 	return InvalidAttrNumber;	/* keep the compiler quiet */
+}
+
+/* The same for a key column: one that can be hashed and compared, as a key can. */
+static AttrNumber
+key_argument(PlannerInfo *root, List *args, int position, Oid versions)
+{
+	AttrNumber	attno = column_argument(root, args, position, versions);
+	TypeCacheEntry *type = lookup_type_cache(get_atttype(versions, attno),
+											 TYPECACHE_HASH_PROC | TYPECACHE_EQ_OPR |
+											 TYPECACHE_BTREE_OPFAMILY);
+
+	if (!OidIsValid(type->hash_proc) || !OidIsValid(type->eq_opr) || !OidIsValid(type->btree_opf))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("column \"%s\" cannot be a key", get_attname(versions, attno, false)),
+				 errhint("Read the entity's view.")));
+	return attno;
 }
 
 /*
@@ -275,7 +294,7 @@ plan_with_key(PlannerInfo *root, const GcPlan *plan, List *args)
 	for (int i = 0; i < result->nkeys; i++)
 	{
 		/* refuses the column that the array has no room for */
-		AttrNumber	attno = column_argument(root, args, GC_ARG_KEY + i, plan->versions);
+		AttrNumber	attno = key_argument(root, args, GC_ARG_KEY + i, plan->versions);
 
 		result->key_attnos[i] = attno;
 	}
@@ -291,7 +310,7 @@ static Node *
 simplify_on_leaf(PlannerInfo *root, FuncExpr *call)
 {
 	GcPlan	   *plan = (GcPlan *) DatumGetPointer(((Const *) linitial(call->args))->constvalue);
-	Var		   *var = list_nth_node(Var, call->args, GC_ARG_DATASET);
+	Var		   *var = bare_argument(call->args, GC_ARG_DATASET);
 	Oid			leaf = rt_fetch(var->varno, root->parse->rtable)->relid;
 	Reading    *reading;
 	List	   *args;

@@ -181,6 +181,24 @@ gc_plan_ok(PG_FUNCTION_ARGS)
  * Functions of a leaf's rows
  */
 
+/* Ready for the plan's key: one key for all that read a tree in a statement. */
+static void
+prepare_read(GcRead *read, const GcPlan *plan)
+{
+	bool		same;
+
+	if (!read->ready)
+		gc_window_prepare(read, plan);
+	same = read->version == plan->version_attno && read->key.ncolumns == plan->nkeys;
+	for (int i = 0; same && i < plan->nkeys; i++)
+		same = read->key.columns[i].attno == plan->key_attnos[i];
+	if (!same)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a statement cannot read \"%s\" by two keys", get_rel_name(read->versions)),
+				 errhint("Read the entity's view.")));
+}
+
 /* The state of the query that calls a function of a leaf's rows. */
 static GcRead *
 ready_read(FunctionCallInfo fcinfo)
@@ -189,8 +207,7 @@ ready_read(FunctionCallInfo fcinfo)
 	GcRead	   *read = get_read(fcinfo, plan->versions);
 
 	check_plan(read, plan);
-	if (!read->ready)
-		gc_window_prepare(read, plan);
+	prepare_read(read, plan);
 	return read;
 }
 
@@ -270,8 +287,7 @@ gc_read_begin(EState *estate, const GcPlan *plan)
 {
 	GcRead	   *read = find_read(estate->es_query_cxt, plan->versions);
 
-	if (!read->ready)
-		gc_window_prepare(read, plan);
+	prepare_read(read, plan);
 	read->nscans++;
 	read->snapshot = estate->es_snapshot;
 	return read;
