@@ -241,7 +241,8 @@ do_not_expand(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
 
 	if (previous_relation_hook)
 		previous_relation_hook(root, relid, inhparent, rel);
-	if (!inhparent || rel->reloptkind != RELOPT_BASEREL || root->parse->rowMarks != NIL ||
+	/* Rows that may be fetched again, as those beside an UPDATE's target, need their leaves. */
+	if (!inhparent || rel->reloptkind != RELOPT_BASEREL || root->rowMarks != NIL ||
 		root->parse->resultRelation == rel->relid)
 		return;
 	rte = planner_rt_fetch(rel->relid, root);
@@ -408,7 +409,7 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 		drop_pruning_clause(rel);
 		return;
 	}
-	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->parse->rowMarks != NIL)
+	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->rowMarks != NIL)
 		return;
 	plan = find_is_current(rel->baserestrictinfo, rti);
 	if (plan == NULL)
@@ -416,10 +417,17 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 
 	if (!rte->inh)
 	{
-		/* Not expanded by do_not_expand, and so taken for empty. */
-		values = key_values(root, rel->baserestrictinfo, rti, plan);
-		if (values == NIL)
-			return;
+		/*
+		 * Not expanded by do_not_expand, and so taken for empty. The conditions are
+		 * read where that read them: what the planner has derived from
+		 * several equal constants may compare with one of another type.
+		 */
+		List	   *conditions = NIL;
+
+		conditions_on((Node *) root->parse->jointree, rti, &conditions);
+		values = key_values(root, conditions, rti, plan);
+		if (values == NIL)		/* cannot happen: it was there a moment ago */
+			elog(ERROR, "the key of a key scan is gone");
 		rel->pathlist = NIL;
 		rel->partial_pathlist = NIL;
 		set_one_row(rel);

@@ -1,0 +1,44 @@
+-- Reading by key: conditions that the planner rewrites, and direct calls of what
+-- the views of truth are made of.
+\set VERBOSITY terse
+SET client_min_messages = error;
+CREATE SCHEMA read_keys;
+SET search_path = read_keys;
+
+CREATE TYPE thing_shape AS (id bigint, name text, extra json, modified_at timestamptz);
+SELECT guest_context.create_entity('read_keys.things', 'thing_shape', key => '{id}');
+SELECT guest_context.apply('things',
+	'[{"id":5,"name":"five","modified_at":"2026-01-01T00:00:00Z"},{"id":6,"name":"six","modified_at":"2026-01-01T00:00:00Z"}]');
+SET client_min_messages = notice;
+CREATE TABLE others (id int, seen text);
+INSERT INTO others VALUES (5), (6);
+
+-- Equal constants of several types: which one the planner compares with is its affair.
+SELECT id, name FROM things WHERE id = 5::int4 AND id = 5::int8;
+SELECT id, name FROM things WHERE id = 5::int8 AND id = 5::int4;
+SELECT id, name FROM things WHERE id = 5::int4 AND id = 6::int8;
+SELECT t.id, name FROM things t JOIN others o ON o.id = t.id AND o.id = 5 WHERE t.id = 5::int8;
+SET plan_cache_mode = force_generic_plan;
+PREPARE both_types(bigint) AS SELECT id, name FROM things WHERE id = $1 AND id = 5;
+EXECUTE both_types(5);
+EXECUTE both_types(6);
+EXECUTE both_types(NULL);
+RESET plan_cache_mode;
+
+-- Beside the target of an UPDATE.
+UPDATE others o SET seen = t.name FROM things t WHERE t.id = 5::int8 AND t.id = o.id RETURNING o.*;
+
+-- Called directly, with what is no key.
+\set position 'v.gc_dataset, v.gc_arrived_at, v.modified_at, v.gc_source, v.gc_partition, v.gc_offset, v.ctid'
+\set plan 'guest_context._plan(''things_versions''::regclass)'
+SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, :position, v.id);
+SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, :position, v.extra);
+SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, :position, v.*);
+SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, :position, v.tableoid);
+SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, v.tableoid::int4,
+	v.gc_arrived_at, v.modified_at, v.gc_source, v.gc_partition, v.gc_offset, v.ctid, v.id);
+SELECT count(*) FROM things_versions v
+	WHERE guest_context._is_current(:plan, :position, v.id) AND guest_context._is_current(:plan, :position, v.name);
+
+SET client_min_messages = warning;
+DROP SCHEMA read_keys CASCADE;
