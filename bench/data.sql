@@ -118,7 +118,7 @@ BEGIN
 		INSERT INTO %1$I.orders_versions (gc_arrived_at, gc_offset, gc_dataset, gc_source, gc_partition,
 			gc_deleted, modified_at, ref, guest_ref, status, total)
 		SELECT arrived, -j, 0, 0, 0, false, %2$L::timestamptz - interval '500 days',
-			'o' || (j * 104729 %% %3$s + 1), 'g' || j %% greatest(%3$s / 20, 1), 'PAST', 1
+			'o' || (j * 104729 %% %3$s + 1), 'g' || j %% greatest(%3$s / 20, 1), 'PAST', (j * 7907 %% 1000003)::numeric / 100
 		FROM (SELECT j, %2$L::timestamptz - interval '1 s' - (%2$L::timestamptz - %4$L::timestamptz - interval '1 s')
 				* (j / 500 / greatest(%5$s - 7, 1)::float8) AS arrived
 			FROM generate_series(0::bigint, 500 * greatest(%5$s - 7, 1) - 1) j) r$q$,
