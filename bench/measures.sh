@@ -238,7 +238,7 @@ locks_of() { # relation
 
 # P9: does a point read stay as it is while data and partitions grow?
 measure_P9() {
-	local mode word i name locks
+	local mode word name locks
 	local names="few many leaves60 leaves200"
 	need few 0.1
 	need main 1
@@ -252,15 +252,7 @@ measure_P9() {
 	for mode in prepared simple; do
 		word=$mode
 		[ $mode = simple ] && word=unprepared
-		for name in $names; do
-			: >"$work/t.$name"
-			pgbench_ms $mode "$work/$name.pgb" >/dev/null || return 1
-		done
-		for ((i = 0; i < ROUNDS; i++)); do
-			for name in $names; do
-				pgbench_ms $mode "$work/$name.pgb" >>"$work/t.$name" || return 1
-			done
-		done
+		bench_mixed $mode $names || return 1
 		book P9 "point read, $word, 10x rows (beside: 1x)" "$work/t.many" "$work/t.few" "<= 1.2"
 		book P9 "point read, $word, 60 partitions (beside: 8)" "$work/t.leaves60" "$work/t.few" "<= 1.3"
 		book P9 "point read, $word, 200 partitions (beside: 8)" "$work/t.leaves200" "$work/t.few" "<= 1.3"
