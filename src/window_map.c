@@ -214,7 +214,7 @@ grow(GcWindowMap *map)
 	pfree(old);
 }
 
-/* Room for an entry of this many bytes; its place. */
+/* Room for an entry of this many bytes; its place. One that is larger than a chunk has one of its own. */
 static uint32
 reserve(GcWindowMap *map, Size size)
 {
@@ -226,9 +226,10 @@ reserve(GcWindowMap *map, Size size)
 		if (pg_nextpower2_32(map->nchunks) == map->nchunks)
 			map->chunks = repalloc(map->chunks, sizeof(char *) * map->nchunks * 2);
 		place = map->nchunks * CHUNK_UNITS;
-		map->chunks[map->nchunks++] = MemoryContextAlloc(map->context, CHUNK_UNITS * 8);
+		map->chunks[map->nchunks++] = MemoryContextAllocHuge(map->context,
+															 (Size) Max(units, CHUNK_UNITS) * 8);
 	}
-	map->next = place + units;
+	map->next = units < CHUNK_UNITS ? place + units : map->nchunks * CHUNK_UNITS;
 	return place;
 }
 
