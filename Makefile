@@ -3,7 +3,7 @@
 # Targets that the scripts carry out. They are handled before anything asks for
 # pg_config, because they can also be what installs the server's headers.
 SCRIPTED = check quick regress isolation tap lint build-clang decode-check \
-           property check-sanitizers check-valgrind check-matrix demo bench help
+           property mutants check-sanitizers check-valgrind check-matrix demo bench help
 
 ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
 
@@ -39,7 +39,8 @@ endif
 #: make regress        regression tests;                  TESTS="a b" picks some of test/sql
 #: make isolation      isolation tests;                   TESTS="a b" picks some of test/specs
 #: make tap            TAP tests;                         PROVE_TESTS="test/t/001_x.pl" picks some
-#: make property       random histories against the oracle in plain SQL
+#: make property       random histories against a reference merge; SEED=n SCHEMAS=n HISTORIES=n, SCHEMA=n for one
+#: make mutants        the library with one rule broken at a time: the histories must tell
 #: make decode-check   the payload decoder outside the server: corpus, sanitizers, random records
 #: make lint           what the project's rules forbid, each with the accident behind it
 #: make build-clang    compile everything with clang, warnings as errors
