@@ -35,7 +35,7 @@ endif
 #: make install        install it into that server's directories
 #: make tree           private copy of the server's installation, extension included: build/pg
 #: make quick          build with assertions, regression tests: under two minutes
-#: make check          everything on this server: both compilers, lint, all tests, the demo
+#: make check          everything on this server: both compilers, lint, all tests, property, the demo
 #: make regress        regression tests;                  TESTS="a b" picks some of test/sql
 #: make isolation      isolation tests;                   TESTS="a b" picks some of test/specs
 #: make tap            TAP tests;                         PROVE_TESTS="test/t/001_x.pl" picks some
