@@ -114,17 +114,21 @@ sub make_events
 {
 	my ($self) = @_;
 	my $count = $self->{number} % 3 == 0 || $self->{number} % 4 == 1 ? one_of(3, 3, 4) : one_of(1, 2, 2, 3, 4);
+	# back by two snapshots, to the newer one first
+	my $back = $self->{number} % 12 == 6;
+	$count = 5 if $back;
 	my @kinds = map { one_of(qw(external external built), $_ > 2 ? qw(rollback rollback again again) : ()) } 1 .. $count;
 	my @as_of = map { $self->{base} - HOUR - int(rand 70) * HOUR - (chance(50) ? 0 : int rand HOUR) } @kinds;
 
 	# going back to an older snapshot is the exception
-	@as_of = sort { $a <=> $b } @as_of if chance(80);
+	@as_of = sort { $a <=> $b } @as_of if $back || chance(80);
 	$kinds[0] = chance(70) ? 'external' : 'built';
 	$kinds[1] = 'built' if $count > 1 && chance(25);
 	# what chance would leave rare in a few schemas
 	$kinds[$#kinds] = 'rollback' if $count > 2 && $self->{number} % 3 == 0;
 	$kinds[2] = 'again' if $kinds[2] && $self->{number} % 4 == 1;
-	$self->{events} = [ map { { kind => $kinds[$_], as_of => $as_of[$_], unused => chance(15) } } 0 .. $#kinds ];
+	@kinds = qw(external external external rollback rollback) if $back;
+	$self->{events} = [ map { { kind => $kinds[$_], as_of => $as_of[$_], unused => chance($back ? 0 : 15) } } 0 .. $#kinds ];
 
 	# a child that is created when there is a dataset already
 	my $last = $self->{entities}[-1];
