@@ -54,6 +54,13 @@
 	index_beginscan(rel, index, snapshot, nkeys, 0)
 #endif
 
+/* Where ExplainProperty…() are declared. */
+#if PG_VERSION_NUM >= 180000
+#define GC_EXPLAIN_HEADER "commands/explain_format.h"
+#else
+#define GC_EXPLAIN_HEADER "commands/explain.h"
+#endif
+
 /*
  * common/jsonapi.h: from 17 on a lexer can live in the caller's memory and has a
  * function to free it.  gc_json_lexer_make makes one for UTF-8 without a text yet; with

@@ -49,5 +49,6 @@ _PG_init(void)
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("guest_context");
 	gc_key_scan_init();
+	gc_truth_scan_init();
 	gc_launcher_init();
 }

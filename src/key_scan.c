@@ -174,10 +174,14 @@ key_values(PlannerInfo *root, List *clauses, Index varno, const GcPlan *plan)
 	return values;
 }
 
-/* The plan that _is_current among these clauses carries, if it is of this relation. */
-static GcPlan *
-find_is_current(List *clauses, Index varno)
+/*
+ * The plan that _is_current among these clauses carries, if it is of this relation. NULL too
+ * where there are two of them, with keys of their own: that is for execution to refuse.
+ */
+GcPlan *
+gc_find_is_current(List *clauses, Index varno)
 {
+	GcPlan	   *found = NULL;
 	ListCell   *lc;
 
 	foreach(lc, clauses)
@@ -188,12 +192,15 @@ find_is_current(List *clauses, Index varno)
 		if (IsA(clause, RestrictInfo))
 			clause = (Node *) ((RestrictInfo *) clause)->clause;
 		call = (FuncExpr *) clause;
-		if (IsA(clause, FuncExpr) && list_length(call->args) > GC_ARG_KEY &&
-			gc_is_plan_const(linitial(call->args)) &&
-			column_of(list_nth(call->args, GC_ARG_DATASET), varno) != InvalidAttrNumber)
-			return (GcPlan *) DatumGetPointer(((Const *) linitial(call->args))->constvalue);
+		if (!IsA(clause, FuncExpr) || list_length(call->args) <= GC_ARG_KEY ||
+			!gc_is_plan_const(linitial(call->args)) ||
+			column_of(list_nth(call->args, GC_ARG_DATASET), varno) == InvalidAttrNumber)
+			continue;
+		if (found != NULL)
+			return NULL;
+		found = (GcPlan *) DatumGetPointer(((Const *) linitial(call->args))->constvalue);
 	}
-	return NULL;
+	return found;
 }
 
 /*
@@ -250,7 +257,7 @@ do_not_expand(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
 	if (rte->relkind != RELKIND_PARTITIONED_TABLE || rte->securityQuals != NIL ||
 		!conditions_on((Node *) root->parse->jointree, rel->relid, &conditions))
 		return;
-	plan = find_is_current(conditions, rel->relid);
+	plan = gc_find_is_current(conditions, rel->relid);
 	if (plan == NULL)
 		return;
 	values = key_values(root, conditions, rel->relid, plan);
@@ -411,7 +418,7 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 	}
 	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->rowMarks != NIL)
 		return;
-	plan = find_is_current(rel->baserestrictinfo, rti);
+	plan = gc_find_is_current(rel->baserestrictinfo, rti);
 	if (plan == NULL)
 		return;
 
@@ -433,8 +440,11 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 		set_one_row(rel);
 		add_key_scan(root, rel, plan, rel->lateral_relids, values);
 	}
-	else if (rte->securityQuals == NIL)
+	else
 	{
+		gc_truth_scan_add_paths(root, rel, plan);
+		if (rte->securityQuals != NIL)
+			return;
 		values = key_values(root, rel->baserestrictinfo, rti, plan);
 		if (values != NIL)
 			add_key_scan(root, rel, plan, rel->lateral_relids, values);
@@ -448,7 +458,7 @@ plan_key_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 			  List *tlist, List *clauses, List *custom_plans)
 {
 	CustomScan *scan = makeNode(CustomScan);
-	GcPlan	   *plan = find_is_current(rel->baserestrictinfo, rel->relid);
+	GcPlan	   *plan = gc_find_is_current(rel->baserestrictinfo, rel->relid);
 	List	   *quals = NIL;
 	ListCell   *lc;
 

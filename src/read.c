@@ -293,26 +293,14 @@ gc_read_begin(EState *estate, const GcPlan *plan)
 	return read;
 }
 
-static void
-close_leaf(GcLeaf *leaf)
-{
-	if (leaf->scan == NULL)
-		return;
-	ExecDropSingleTupleTableSlot(leaf->scan_slot);
-	index_endscan(leaf->scan);
-	index_close(leaf->index, NoLock);
-	table_close(leaf->rel, NoLock);
-	leaf->scan = NULL;
-}
-
 void
 gc_read_end(GcRead *read)
 {
 	if (--read->nscans > 0)
 		return;
 	for (int i = 0; i < read->nspeed; i++)
-		close_leaf(&read->speed[i]);
-	close_leaf(&read->batch);
+		gc_leaf_release(&read->speed[i]);
+	gc_leaf_release(&read->batch);
 }
 
 /* The newest version seen so far by gc_read_newest. */
@@ -345,27 +333,14 @@ keep_newest(GcRead *read, GcLeaf *leaf, Newest *newest)
 	return true;
 }
 
-/* Opens a leaf for key scans, until the last of them ends. */
-static void
-open_for_scans(GcRead *read, GcLeaf *leaf)
-{
-	MemoryContext caller = MemoryContextSwitchTo(read->context);
-
-	leaf->rel = gc_leaf_open(read, leaf);
-	leaf->index = gc_leaf_open_index(read, leaf, leaf->rel);
-	leaf->scan_slot = table_slot_create(leaf->rel, NULL);
-	leaf->scan = gc_index_beginscan(leaf->rel, leaf->index, read->snapshot, read->key.ncolumns);
-	MemoryContextSwitchTo(caller);
-}
-
 /* The leaf's versions of a key, newest first, until there can be no newer one. */
 static void
-newest_of_leaf(GcRead *read, GcLeaf *leaf, Newest *newest)
+newest_of_leaf(GcRead *read, GcLeaf *leaf, const Datum *key, Newest *newest)
 {
-	if (leaf->scan == NULL)
-		open_for_scans(read, leaf);
-	index_rescan(leaf->scan, read->scan_keys, read->key.ncolumns, NULL, 0);
-	while (index_getnext_slot(leaf->scan, BackwardScanDirection, leaf->scan_slot))
+	IndexScanDesc scan = gc_leaf_probe(read, leaf, key, newest->leaf == NULL ? DT_NOBEGIN :
+									   newest->position.version);
+
+	while (index_getnext_slot(scan, BackwardScanDirection, leaf->scan_slot))
 		if (!keep_newest(read, leaf, newest))
 			break;
 	ExecClearTuple(leaf->scan_slot);
@@ -377,15 +352,13 @@ gc_read_newest(GcRead *read, const Datum *key)
 	Newest		newest = {0};
 	TupleConversionMap *map;
 
-	for (int i = 0; i < read->key.ncolumns; i++)
-		read->scan_keys[i].sk_argument = key[i];
 	for (int i = 0; i < read->nspeed; i++)
-		newest_of_leaf(read, &read->speed[i], &newest);
+		newest_of_leaf(read, &read->speed[i], key, &newest);
 
 	/* Where the window has a version newer than all of the dataset's, that is it. */
 	if (OidIsValid(read->batch.relid) &&
 		(newest.leaf == NULL || newest.position.version <= read->dataset.max_version))
-		newest_of_leaf(read, &read->batch, &newest);
+		newest_of_leaf(read, &read->batch, key, &newest);
 	if (newest.leaf == NULL)
 		return NULL;
 	map = convert_tuples_by_name(RelationGetDescr(newest.leaf->rel), read->root);

@@ -57,6 +57,7 @@ typedef struct GcPosition
 	int32		source;
 	int32		partition;
 	ItemPointerData tid;
+	int16		leaf;			/* not of the order: see window.c */
 } GcPosition;
 
 /* < 0, 0, > 0: the one total order of versions of a key */
@@ -95,12 +96,12 @@ typedef struct GcKeyColumn
 
 typedef struct GcKey
 {
+	uint64		seed;			/* of this statement, so that nobody can choose keys that collide */
 	int			ncolumns;
 	GcKeyColumn *columns;
 } GcKey;
 
 extern uint32 gc_key_hash(GcKey *key, const Datum *values);
-extern bool gc_key_equal(GcKey *key, const Datum *a, const Datum *b);
 
 /* The state of a statement's reading of one tree; see read.c. */
 typedef struct GcRead GcRead;
@@ -118,8 +119,14 @@ extern HeapTuple gc_read_newest(GcRead *read, const Datum *key);
 /* The map of a window: key -> newest position. */
 typedef struct GcWindowMap GcWindowMap;
 
-extern GcWindowMap *gc_window_map_create(MemoryContext context, GcKey *key, Size limit);
+extern GcWindowMap *gc_window_map_create(MemoryContext context, GcKey *key, Size limit, double rows);
 extern bool gc_window_map_add(GcWindowMap *map, const Datum *values, const GcPosition *position);
-extern const GcPosition *gc_window_map_find(GcWindowMap *map, const Datum *values);
+extern bool gc_window_map_finish(GcWindowMap *map);
+extern GcPosition *gc_window_map_find(GcWindowMap *map, const Datum *values);
+extern void gc_window_map_visit(GcWindowMap *map,
+								void (*visit) (void *context, const GcPosition *position), void *context);
+extern Size gc_window_map_shared_size(const GcWindowMap *map);
+extern void gc_window_map_copy(const GcWindowMap *map, char *to);
+extern GcWindowMap *gc_window_map_attach(MemoryContext context, GcKey *key, char *from);
 
 #endif							/* GC_READ_H */

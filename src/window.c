@@ -29,6 +29,7 @@
 #include "access/tableam.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_opclass.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/value.h"
@@ -81,6 +82,7 @@ prepare_key(GcRead *read, const GcPlan *plan)
 	read->source = get_attnum(read->versions, "gc_source");
 	read->partition = get_attnum(read->versions, "gc_partition");
 	read->offset = get_attnum(read->versions, "gc_offset");
+	read->key.seed = pg_prng_uint64(&pg_global_prng_state);
 	read->key.ncolumns = plan->nkeys;
 	read->key.columns = palloc0(sizeof(GcKeyColumn) * plan->nkeys);
 	read->scan_keys = palloc0(sizeof(ScanKeyData) * (plan->nkeys + 1));
@@ -171,6 +173,7 @@ prepare_leaves(GcRead *read)
 			continue;
 		read->speed[read->nspeed].relid = speed->oids[index];
 		read->speed[read->nspeed].check_arrival = bound_at(speed, i - 1) < read->window.window_start;
+		read->speed[read->nspeed].number = read->nspeed;
 		read->nspeed++;
 	}
 	if (speed->boundinfo != NULL)
@@ -181,6 +184,7 @@ prepare_leaves(GcRead *read)
 		gc_dataset_leaf_read(read->window.dataset_id, read->window.entity_id,
 							 GetActiveSnapshot(), &read->dataset))
 		read->batch.relid = read->dataset.leaf;
+	read->batch.number = GC_NO_LEAF;
 }
 
 /* The valid btree index of a leaf on (key…, version), or InvalidOid. */
@@ -239,6 +243,7 @@ prepare_leaf(GcRead *read, Relation rel, GcLeaf *leaf)
 	leaf->source = leaf_column(read, rel, read->source);
 	leaf->partition = leaf_column(read, rel, read->partition);
 	leaf->offset = leaf_column(read, rel, read->offset);
+	leaf->deleted = leaf_column(read, rel, get_attnum(read->versions, "gc_deleted"));
 	leaf->key = palloc(sizeof(AttrNumber) * read->key.ncolumns);
 	for (int i = 0; i < read->key.ncolumns; i++)
 		leaf->key[i] = leaf_column(read, rel, read->key.columns[i].attno);
@@ -278,6 +283,66 @@ gc_leaf_open_index(GcRead *read, GcLeaf *leaf, Relation rel)
 					 gc_quoted_name(RelationGetRelid(rel)))));
 }
 
+void
+gc_read_set_leaves(GcRead *read, Oid batch, int nspeed)
+{
+	read->batch.relid = batch;
+	read->speed = MemoryContextAllocZero(read->context, sizeof(GcLeaf) * Max(nspeed, 1));
+	read->nspeed = nspeed;
+}
+
+void
+gc_read_set_leaf(GcRead *read, int number, Oid relid, bool check_arrival)
+{
+	read->speed[number].relid = relid;
+	read->speed[number].check_arrival = check_arrival;
+	read->speed[number].number = number;
+}
+
+/* Opens a leaf, until the last scan node of the statement ends. */
+void
+gc_leaf_hold(GcRead *read, GcLeaf *leaf)
+{
+	MemoryContext caller;
+
+	if (leaf->rel != NULL)
+		return;
+	caller = MemoryContextSwitchTo(read->context);
+	leaf->rel = gc_leaf_open(read, leaf);
+	MemoryContextSwitchTo(caller);
+}
+
+/* And a scan of its key index: key = …, version >= …. */
+static void
+hold_index(GcRead *read, GcLeaf *leaf)
+{
+	MemoryContext caller;
+
+	if (leaf->scan != NULL)
+		return;
+	caller = MemoryContextSwitchTo(read->context);
+	gc_leaf_hold(read, leaf);
+	leaf->index = gc_leaf_open_index(read, leaf, leaf->rel);
+	leaf->scan_slot = table_slot_create(leaf->rel, NULL);
+	leaf->scan = gc_index_beginscan(leaf->rel, leaf->index, read->snapshot, read->key.ncolumns + 1);
+	MemoryContextSwitchTo(caller);
+}
+
+void
+gc_leaf_release(GcLeaf *leaf)
+{
+	if (leaf->scan != NULL)
+	{
+		ExecDropSingleTupleTableSlot(leaf->scan_slot);
+		index_endscan(leaf->scan);
+		index_close(leaf->index, NoLock);
+		leaf->scan = NULL;
+	}
+	if (leaf->rel != NULL)
+		table_close(leaf->rel, NoLock);
+	leaf->rel = NULL;
+}
+
 /* The first _is_current of a statement. */
 void
 gc_window_prepare(GcRead *read, const GcPlan *plan)
@@ -304,7 +369,7 @@ open_with_slot(GcRead *read, GcLeaf *leaf)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(read->context);
 
-		leaf->slot = MakeTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)),
+		leaf->slot = MakeTupleTableSlot(CreateTupleDescCopyConstr(RelationGetDescr(rel)),
 										table_slot_callbacks(rel));
 		MemoryContextSwitchTo(caller);
 	}
@@ -325,7 +390,46 @@ gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot, GcPosition *p
 	position->partition = DatumGetInt32(slot_getattr(slot, leaf->partition, &isnull));
 	position->offset = DatumGetInt64(slot_getattr(slot, leaf->offset, &isnull));
 	position->tid = slot->tts_tid;
+	position->leaf = leaf->number;
 	return true;
+}
+
+/* Sets off a scan of the leaf's key index for versions of the key from `version` on, newest first. */
+static void
+start_probe(GcRead *read, IndexScanDesc scan, const Datum *key, TimestampTz version)
+{
+	int			nkeys = read->key.ncolumns;
+
+	for (int i = 0; i < nkeys; i++)
+		read->scan_keys[i].sk_argument = key[i];
+	read->scan_keys[nkeys].sk_argument = TimestampTzGetDatum(version);
+	index_rescan(scan, read->scan_keys, nkeys + 1, NULL, 0);
+}
+
+IndexScanDesc
+gc_leaf_probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version)
+{
+	hold_index(read, leaf);
+	start_probe(read, leaf->scan, key, version);
+	return leaf->scan;
+}
+
+/* The rest of probe(). */
+static void
+newest_in_scan(GcRead *read, GcLeaf *leaf, IndexScanDesc scan, TupleTableSlot *slot, GcPosition *newest)
+{
+	GcPosition	position;
+
+	while (index_getnext_slot(scan, BackwardScanDirection, slot))
+	{
+		if (!gc_leaf_position(read, leaf, slot, &position))
+			continue;
+		if (position.version < newest->version)
+			break;
+		if (newest->version == DT_NOBEGIN || gc_position_compare(&position, newest) > 0)
+			*newest = position;
+	}
+	ExecClearTuple(slot);
 }
 
 /*
@@ -336,29 +440,22 @@ gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot, GcPosition *p
 static void
 probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version, GcPosition *newest)
 {
-	Relation	rel = open_with_slot(read, leaf);
+	Relation	rel;
 	Relation	index;
 	IndexScanDesc scan;
-	int			nkeys = read->key.ncolumns;
-	GcPosition	position;
 
-	for (int i = 0; i < nkeys; i++)
-		read->scan_keys[i].sk_argument = key[i];
-	read->scan_keys[nkeys].sk_argument = TimestampTzGetDatum(Max(version, newest->version));
-
-	index = gc_leaf_open_index(read, leaf, rel);
-	scan = gc_index_beginscan(rel, index, GetActiveSnapshot(), nkeys + 1);
-	index_rescan(scan, read->scan_keys, nkeys + 1, NULL, 0);
-	while (index_getnext_slot(scan, BackwardScanDirection, leaf->slot))
+	version = Max(version, newest->version);
+	if (read->nscans > 0)
 	{
-		if (!gc_leaf_position(read, leaf, leaf->slot, &position))
-			continue;
-		if (position.version < newest->version)
-			break;
-		if (newest->version == DT_NOBEGIN || gc_position_compare(&position, newest) > 0)
-			*newest = position;
+		scan = gc_leaf_probe(read, leaf, key, version);
+		newest_in_scan(read, leaf, scan, leaf->scan_slot, newest);
+		return;
 	}
-	ExecClearTuple(leaf->slot);
+	rel = open_with_slot(read, leaf);
+	index = gc_leaf_open_index(read, leaf, rel);
+	scan = gc_index_beginscan(rel, index, GetActiveSnapshot(), read->key.ncolumns + 1);
+	start_probe(read, scan, key, version);
+	newest_in_scan(read, leaf, scan, leaf->slot, newest);
 	index_endscan(scan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
@@ -485,8 +582,8 @@ build(GcRead *read)
 	MemoryContext context = map_context(read);
 	Size		limit = read->build_cost < 0 ? 0 : (Size) gc_window_memory * 1024;
 
-	read->map = gc_window_map_create(context, &read->key, limit);
-	if (visit_window(read, add_to_map))
+	read->map = gc_window_map_create(context, &read->key, limit, read->window_rows);
+	if (visit_window(read, add_to_map) && gc_window_map_finish(read->map))
 		read->mode = GC_MODE_MAP;
 	else
 	{
@@ -498,6 +595,16 @@ build(GcRead *read)
 		read->mode = GC_MODE_FILTER;
 	}
 	MemoryContextSwitchTo(caller);
+}
+
+void
+gc_window_build(GcRead *read)
+{
+	if (read->mode != GC_MODE_PROBE || read->nspeed == 0)
+		return;
+	if (read->build_cost == 0)
+		estimate_window(read);
+	build(read);
 }
 
 /* Is the index a list of just the rows with version >= bound, for a bound not after `from`? */
@@ -566,7 +673,7 @@ build_recent(GcRead *read)
 	}
 	index = index_open(index_oid, AccessShareLock);
 	scan = gc_index_beginscan(rel, index, GetActiveSnapshot(), 0);
-	read->recent = gc_window_map_create(map_context(read), &read->key, 0);
+	read->recent = gc_window_map_create(map_context(read), &read->key, 0, read->dataset.recent_rows);
 	index_rescan(scan, NULL, 0, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, leaf->slot))
 	{
@@ -576,6 +683,7 @@ build_recent(GcRead *read)
 		MemoryContextReset(row);
 		MemoryContextSwitchTo(read->context);
 	}
+	gc_window_map_finish(read->recent);
 	ExecClearTuple(leaf->slot);
 	index_endscan(scan);
 	index_close(index, AccessShareLock);

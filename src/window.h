@@ -24,7 +24,7 @@ typedef struct GcLeaf
 	Oid			key_index;		/* on (key…, version); InvalidOid when there is none */
 	bool		check_arrival;	/* part of it lies before the window */
 	TupleTableSlot *slot;		/* for functions: holds nothing of the relation */
-	Relation	rel;			/* open while key scans are under way, see gc_read_newest */
+	Relation	rel;			/* held while scan nodes are under way, see gc_leaf_hold */
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *scan_slot;
@@ -33,8 +33,13 @@ typedef struct GcLeaf
 	AttrNumber	source;
 	AttrNumber	partition;
 	AttrNumber	offset;
+	AttrNumber	deleted;
 	AttrNumber *key;			/* NULL until the leaf is first opened */
+	int16		number;			/* of a leaf of the window; what GcPosition.leaf says */
 } GcLeaf;
+
+/* GcPosition.leaf of a row of the dataset, or of a key whose newest version is there. */
+#define GC_NO_LEAF (-1)
 
 typedef enum GcReadMode
 {
@@ -53,7 +58,7 @@ struct GcRead
 	GcWindow	window;			/* in the statement's snapshot */
 	const GcPlan *checked_plan; /* the plan that was found to cover it */
 
-	int			nscans;			/* key scans under way; only they keep leaves open */
+	int			nscans;			/* scan nodes under way; only they keep leaves open */
 	Snapshot	snapshot;		/* theirs, the executor's */
 
 	/* from here on set by the first _is_current or key scan */
@@ -93,6 +98,27 @@ extern Relation gc_leaf_open(GcRead *read, GcLeaf *leaf);
 
 /* Opens the key index of an open leaf likewise; ERROR when there is none that is valid. */
 extern Relation gc_leaf_open_index(GcRead *read, GcLeaf *leaf, Relation rel);
+
+/*
+ * In a parallel worker, before anything is read: its leaves are those of the leader,
+ * whatever it has found itself.
+ */
+extern void gc_read_set_leaves(GcRead *read, Oid batch, int nspeed);
+extern void gc_read_set_leaf(GcRead *read, int number, Oid relid, bool check_arrival);
+
+/* Keeps a leaf open until gc_read_end: for scan nodes only. */
+extern void gc_leaf_hold(GcRead *read, GcLeaf *leaf);
+extern void gc_leaf_release(GcLeaf *leaf);
+
+/*
+ * A held scan of the leaf's versions of a key, none older than `version`; newest first when read backward
+ * into the leaf's scan_slot.
+ */
+extern IndexScanDesc gc_leaf_probe(GcRead *read, GcLeaf *leaf, const Datum *key,
+								   TimestampTz version);
+
+/* Reads the window into a map or filter now: who is going to ask for all of it need not probe. */
+extern void gc_window_build(GcRead *read);
 
 /* The position of the row in a slot; false when it arrived before the window. */
 extern bool gc_leaf_position(GcRead *read, GcLeaf *leaf, TupleTableSlot *slot,

@@ -1,57 +1,95 @@
 /*
  * window_map.c: a hash map from the keys of a window to the newest position of
- * each, made for one statement by read.c.
+ * each, made for one statement by window.c.
  *
  * Most lookups miss: a scan of history asks for every row whether the window
  * has something newer, and nearly always it has not. So a miss should touch
- * little memory. In front is a bit filter of 8 bits a key or more, small enough for a
- * processor's second cache when the slots no longer are; behind it slots of
- * hash and place, half full; then the entries. Keys are compared exactly
- * on a hit, byte by byte where the type's equality means that, else by it.
+ * little memory: in front is a bit filter of 11 bits a key or more, small enough for a
+ * processor's second cache when the rest no longer is. A hit should touch one
+ * place: a cell is as large as a cache line and holds position, hash and a short key.
+ * Longer keys, and those whose equality is not that of bytes, lie in a heap of their own.
  *
- * Open addressing, linear probing; nothing is ever removed but by the context.
+ * Open addressing, linear probing, at most 70 % full; nothing is ever removed.
+ * There are no pointers in it, so that a map can be copied into shared memory whole,
+ * for the workers of a parallel scan.
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
+#include <sys/mman.h>
+
+#include "lib/stringinfo.h"
 #include "port/pg_bitutils.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
 #include "read.h"
 
-#define INITIAL_SLOTS	1024
-#define CHUNK_UNITS 32768			/* of 8 bytes */
+#define FEWEST_CELLS	1024
+#define SHORT_KEY		16
+#define HUGE_PAGE		(2 * 1024 * 1024)
 
-typedef struct Slot
-{
-	uint32		hash;
-	uint32		entry;			/* where it is, in units of 8 bytes; 0 = free */
-} Slot;
-
-/*
- * A key and its newest position. Values that are not held in the datums
- * themselves follow the struct, so that a lookup touches one place.
- */
-typedef struct Entry
+typedef struct Cell
 {
 	GcPosition	position;
-	Datum		key[FLEXIBLE_ARRAY_MEMBER];
-} Entry;
+	uint32		hash;
+	uint32		length;			/* of the key in bytes, plus one; 0 = the cell is free */
+	union
+	{
+		unsigned char bytes[SHORT_KEY];
+		uint64		place;		/* in the heap */
+	}			key;
+} Cell;
+
+StaticAssertDecl(sizeof(Cell) == 64, "a cell is a cache line");
+
+/* What a copy of a map in shared memory begins with. */
+typedef struct SharedMap
+{
+	uint64		seed;
+	uint32		ncells;
+	uint32		nwords;
+	uint32		used;
+	Size		heap_size;
+} SharedMap;
+
+/* A short key on its way into the map; its cell is being fetched from memory. */
+typedef struct Pending
+{
+	GcPosition	position;
+	uint32		hash;
+	uint32		length;
+	unsigned char bytes[SHORT_KEY];
+} Pending;
+
+#define PENDING 16
 
 struct GcWindowMap
 {
+	Pending		pending[PENDING];
+	uint32		added;			/* in turn to pending[added % PENDING] */
+	uint32		inserted;
 	MemoryContext context;
 	GcKey	   *key;
+	bool		bytewise;		/* keys are compared by their bytes */
 	Size		limit;			/* bytes; 0 = none */
-	uint64	   *filter;			/* a word for every 16 slots */
-	Slot	   *slots;
-	uint32		mask;			/* number of slots - 1 */
-	uint32		used;			/* slots */
-	char	  **chunks;			/* entries, one after the other */
-	uint32		nchunks;
-	uint32		next;			/* where the next entry goes */
+	Cell	   *cells;
+	uint32		ncells;
+	uint32		used;
+	uint64	   *filter;
+	uint32		nwords;			/* of the filter; a power of two */
+	char	   *heap;
+	Size		heap_size;
+	Size		heap_room;
+	StringInfoData packed;		/* the key being looked for, where it has several columns */
 };
+
+/* Bytes of a key. */
+typedef struct Bytes
+{
+	const unsigned char *bytes;
+	uint32		length;
+	Datum		word;			/* holds them, where the value is passed in a register */
+} Bytes;
 
 /* The bytes of a value of a bytewise column; by-value types are in *word. */
 static inline const unsigned char *
@@ -65,8 +103,10 @@ value_bytes(const GcKeyColumn *column, Datum value, Datum *word, int *length)
 	}
 	if (column->typlen == -1)
 	{
-		struct varlena *packed = PG_DETOAST_DATUM_PACKED(value);
+		struct varlena *packed = (struct varlena *) DatumGetPointer(value);
 
+		if (VARATT_IS_EXTERNAL(packed) || VARATT_IS_COMPRESSED(packed))
+			packed = PG_DETOAST_DATUM_PACKED(value);
 		*length = VARSIZE_ANY_EXHDR(packed);
 		return (const unsigned char *) VARDATA_ANY(packed);
 	}
@@ -74,15 +114,56 @@ value_bytes(const GcKeyColumn *column, Datum value, Datum *word, int *length)
 	return (const unsigned char *) DatumGetPointer(value);
 }
 
+/*
+ * A hash for this process only, of short strings: eight bytes a step, each
+ * multiplied and folded, the last step overlapping the one before (as in FxHash
+ * and wyhash). Half the time of hash_bytes() for keys of eight bytes.
+ */
+static inline uint64
+hash_step(uint64 hash, uint64 word)
+{
+	hash = (hash ^ word) * UINT64CONST(0x9E3779B97F4A7C15);
+	return hash ^ (hash >> 32);
+}
+
+static inline uint64
+load_word(const unsigned char *bytes, int length)
+{
+	uint64		word = 0;
+	uint32		half;
+
+	if (length >= 8)
+		memcpy(&word, bytes, 8);
+	else if (length >= 4)
+	{
+		memcpy(&half, bytes, 4);
+		word = half;
+		memcpy(&half, bytes + length - 4, 4);
+		word = word << 32 | half;
+	}
+	else
+		for (int i = 0; i < length; i++)
+			word = word << 8 | bytes[i];
+	return word;
+}
+
+static inline uint64
+hash_short(uint64 hash, const unsigned char *bytes, int length)
+{
+	hash ^= length;
+	for (int i = 8; i < length; i += 8)
+		hash = hash_step(hash, load_word(bytes + i - 8, 8));
+	return hash_step(hash, length > 8 ? load_word(bytes + length - 8, 8) : load_word(bytes, length));
+}
+
 uint32
 gc_key_hash(GcKey *key, const Datum *values)
 {
-	uint32		hash = 0;
+	uint64		hash = key->seed;
 
 	for (int i = 0; i < key->ncolumns; i++)
 	{
 		GcKeyColumn *column = &key->columns[i];
-		uint32		part;
 
 		if (column->bytewise)
 		{
@@ -90,15 +171,15 @@ gc_key_hash(GcKey *key, const Datum *values)
 			int			length;
 			const unsigned char *bytes = value_bytes(column, values[i], &word, &length);
 
-			part = hash_bytes(bytes, length);
+			hash = hash_short(hash, bytes, length);
 		}
 		else
-			part = DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i]));
-		hash = i == 0 ? part : hash_combine(hash, part);
+			hash = hash_step(hash, DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i])));
 	}
-	return hash;
+	return (uint32) (hash >> 32);
 }
 
+/* Are two values equal, by the type's own equality and the column's collation? */
 static bool
 column_equal(GcKeyColumn *column, Datum a, Datum b)
 {
@@ -116,21 +197,16 @@ column_equal(GcKeyColumn *column, Datum a, Datum b)
 	return a_length == b_length && memcmp(a_bytes, b_bytes, a_length) == 0;
 }
 
-/* Are two keys equal, by the types' own equality and the columns' collations? */
-bool
-gc_key_equal(GcKey *key, const Datum *a, const Datum *b)
-{
-	for (int i = 0; i < key->ncolumns; i++)
-		if (!column_equal(&key->columns[i], a[i], b[i]))
-			return false;
-	return true;
-}
+/*
+ * The map
+ */
 
-/* Two bits of a word of the filter; the word is chosen by other bits of the mix. */
+/* Three bits of a word of the filter; the word is chosen by other bits of the mix. */
 static inline uint64
 filter_bits(uint64 mixed)
 {
-	return (UINT64CONST(1) << (mixed >> 58)) | (UINT64CONST(1) << ((mixed >> 52) & 63));
+	return (UINT64CONST(1) << (mixed >> 58)) | (UINT64CONST(1) << ((mixed >> 52) & 63)) |
+		(UINT64CONST(1) << ((mixed >> 46) & 63));
 }
 
 static inline uint64
@@ -142,189 +218,395 @@ mix(uint32 hash)
 static inline uint64 *
 filter_word(GcWindowMap *map, uint64 mixed)
 {
-	return &map->filter[(mixed >> 20) & (map->mask >> 4)];
+	return &map->filter[(mixed >> 14) & (map->nwords - 1)];
 }
 
-static Entry *
-entry_at(GcWindowMap *map, uint32 place)
+/* Zeroes; in pages as large as the system has, since a map is read at random. */
+static void *
+allocate(MemoryContext context, Size size)
 {
-	return (Entry *) (map->chunks[place / CHUNK_UNITS] + (Size) (place % CHUNK_UNITS) * 8);
+	char	   *memory = MemoryContextAllocExtended(context, size, MCXT_ALLOC_HUGE);
+
+#ifdef MADV_HUGEPAGE
+	char	   *from = (char *) TYPEALIGN(HUGE_PAGE, memory);
+	char	   *to = (char *) TYPEALIGN_DOWN(HUGE_PAGE, memory + size);
+
+	if (from < to)
+		(void) madvise(from, to - from, MADV_HUGEPAGE); /* only a wish */
+#endif
+	return memset(memory, 0, size);
 }
 
-/* `limit` in bytes bounds what gc_window_map_add may use; 0 = no limit. */
+static uint32
+words_for(uint32 ncells)
+{
+	return pg_nextpower2_32(ncells / 8);
+}
+
+static void
+set_cells(GcWindowMap *map, uint32 ncells)
+{
+	map->ncells = ncells;
+	map->nwords = words_for(ncells);
+	map->cells = allocate(map->context, ncells * sizeof(Cell));
+	map->filter = allocate(map->context, map->nwords * sizeof(uint64));
+}
+
+/* What a map takes with so many cells. */
+static Size
+size_with(GcWindowMap *map, uint32 ncells)
+{
+	return ncells * sizeof(Cell) + words_for(ncells) * sizeof(uint64) + map->heap_room;
+}
+
+/*
+ * `limit` in bytes bounds what gc_window_map_add may use; 0 = no limit. Room is made
+ * for about `rows` keys, so that it need not grow while it is filled.
+ */
 GcWindowMap *
-gc_window_map_create(MemoryContext context, GcKey *key, Size limit)
+gc_window_map_create(MemoryContext context, GcKey *key, Size limit, double rows)
 {
 	GcWindowMap *map = MemoryContextAllocZero(context, sizeof(GcWindowMap));
+	double		ncells = rows / 0.6;
 
 	map->context = context;
 	map->key = key;
 	map->limit = limit;
-	map->slots = MemoryContextAllocZero(context, INITIAL_SLOTS * sizeof(Slot));
-	map->mask = INITIAL_SLOTS - 1;
-	map->filter = MemoryContextAllocZero(context, INITIAL_SLOTS / 16 * sizeof(uint64));
-	map->chunks = MemoryContextAlloc(context, sizeof(char *));
-	map->next = CHUNK_UNITS;	/* none is free: place 0 is not used */
-	map->chunks[map->nchunks++] = NULL;
+	map->bytewise = true;
+	for (int i = 0; i < key->ncolumns; i++)
+		map->bytewise &= key->columns[i].bytewise;
+	if (limit > 0)
+		ncells = Min(ncells, limit / 2 / sizeof(Cell));
+	set_cells(map, Min(Max(ncells, FEWEST_CELLS), UINT32_MAX / 4));
 	return map;
 }
 
-/* The slot that holds this key, or the free one where it would go. */
-static Slot *
-find_slot(GcWindowMap *map, uint32 hash, const Datum *values)
-{
-	uint32		i = hash & map->mask;
-
-	for (;; i = (i + 1) & map->mask)
-	{
-		Slot	   *slot = &map->slots[i];
-
-		if (slot->entry == 0)
-			return slot;
-		if (slot->hash == hash &&
-			gc_key_equal(map->key, entry_at(map, slot->entry)->key, values))
-			return slot;
-	}
-}
-
-/* Doubles the slots and the filter. */
+/* The bytes of a bytewise key. */
 static void
-grow(GcWindowMap *map)
+pack_key(GcWindowMap *map, const Datum *values, Bytes *packed)
 {
-	Slot	   *old = map->slots;
-	uint32		old_mask = map->mask;
+	GcKey	   *key = map->key;
+	int			length;
 
-	map->mask = old_mask * 2 + 1;
-	pfree(map->filter);
-	map->filter = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) / 16 * sizeof(uint64),
-											 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	map->slots = MemoryContextAllocExtended(map->context, ((Size) map->mask + 1) * sizeof(Slot),
-											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	for (uint32 i = 0; i <= old_mask; i++)
+	if (key->ncolumns == 1)
 	{
-		uint32		j;
-
-		if (old[i].entry == 0)
-			continue;
-		for (j = old[i].hash & map->mask; map->slots[j].entry != 0;)
-			j = (j + 1) & map->mask;
-		map->slots[j] = old[i];
-		*filter_word(map, mix(old[i].hash)) |= filter_bits(mix(old[i].hash));
+		packed->bytes = value_bytes(&key->columns[0], values[0], &packed->word, &length);
+		packed->length = length;
+		return;
 	}
-	pfree(old);
+	if (map->packed.data == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(map->context);
+
+		initStringInfo(&map->packed);
+		MemoryContextSwitchTo(caller);
+	}
+	resetStringInfo(&map->packed);
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		const unsigned char *bytes = value_bytes(&key->columns[i], values[i], &packed->word, &length);
+
+		appendBinaryStringInfo(&map->packed, (char *) &length, sizeof(length));
+		appendBinaryStringInfo(&map->packed, (const char *) bytes, length);
+	}
+	packed->bytes = (unsigned char *) map->packed.data;
+	packed->length = map->packed.len;
 }
 
-/* Room for an entry of this many bytes; its place. One that is larger than a chunk has one of its own. */
-static uint32
+/* Room in the heap; its place. */
+static Size
 reserve(GcWindowMap *map, Size size)
 {
-	uint32		units = MAXALIGN(size) / 8;
-	uint32		place = map->next;
+	Size		place = map->heap_size;
 
-	if (place % CHUNK_UNITS == 0 || place % CHUNK_UNITS + units > CHUNK_UNITS)
+	map->heap_size += MAXALIGN(size);
+	if (map->heap_size > map->heap_room)
 	{
-		if (pg_nextpower2_32(map->nchunks) == map->nchunks)
-			map->chunks = repalloc(map->chunks, sizeof(char *) * map->nchunks * 2);
-		place = map->nchunks * CHUNK_UNITS;
-		map->chunks[map->nchunks++] = MemoryContextAllocHuge(map->context,
-															 (Size) Max(units, CHUNK_UNITS) * 8);
+		map->heap_room = Max(map->heap_size * 2, 8192);
+		map->heap = map->heap == NULL ?
+			MemoryContextAllocHuge(map->context, map->heap_room) :
+			repalloc_huge(map->heap, map->heap_room);
 	}
-	map->next = units < CHUNK_UNITS ? place + units : map->nchunks * CHUNK_UNITS;
 	return place;
 }
 
-/* Bytes that a value takes behind an entry. */
+/* Bytes that a value takes in the heap. */
 static Size
 value_size(const GcKeyColumn *column, Datum value)
 {
 	if (column->typbyval)
-		return 0;
+		return sizeof(Datum);
 	if (column->typlen == -1)
-		return MAXALIGN(VARSIZE_ANY(DatumGetPointer(value)));
-	return MAXALIGN(column->typlen == -2 ? strlen(DatumGetCString(value)) + 1 : column->typlen);
+		return VARSIZE_ANY(DatumGetPointer(value));
+	return column->typlen == -2 ? strlen(DatumGetCString(value)) + 1 : column->typlen;
 }
 
-/* Makes an entry with a copy of the key; its place. */
-static uint32
-new_entry(GcWindowMap *map, const Datum *values)
+/* Copies the values of a key that is not bytewise into the heap, each aligned, in turn. */
+static Size
+copy_values(GcWindowMap *map, const Datum *values)
 {
 	GcKey	   *key = map->key;
-	Size		size = MAXALIGN(offsetof(Entry, key) + sizeof(Datum) * key->ncolumns);
-	Size		end = size;
 	Datum		flat[INDEX_MAX_KEYS];
-	uint32		place;
-	Entry	   *entry;
+	Size		size = 0;
+	Size		place;
+	char	   *to;
 
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		/* a copy of a toasted value would point to a row that may go */
 		flat[i] = key->columns[i].typlen == -1 ?
 			PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i])) : values[i];
-		size += value_size(&key->columns[i], flat[i]);
+		size += MAXALIGN(value_size(&key->columns[i], flat[i]));
 	}
 	place = reserve(map, size);
-	entry = entry_at(map, place);
+	to = map->heap + place;
 	for (int i = 0; i < key->ncolumns; i++)
 	{
 		Size		length = value_size(&key->columns[i], flat[i]);
 
-		entry->key[i] = flat[i];
-		if (length == 0)
-			continue;
-		entry->key[i] = PointerGetDatum((char *) entry + end);
-		memcpy((char *) entry + end, DatumGetPointer(flat[i]),
-			   key->columns[i].typlen == -1 ? VARSIZE_ANY(DatumGetPointer(flat[i])) :
-			   key->columns[i].typlen == -2 ? strlen(DatumGetCString(flat[i])) + 1 :
-			   key->columns[i].typlen);
-		end += length;
+		memcpy(to, key->columns[i].typbyval ? (char *) &flat[i] : DatumGetPointer(flat[i]), length);
+		to += MAXALIGN(length);
 	}
 	return place;
 }
 
+/* Are the values at a place of the heap equal to these? */
+static bool
+values_equal(GcWindowMap *map, Size place, const Datum *values)
+{
+	GcKey	   *key = map->key;
+	char	   *at = map->heap + place;
+
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		GcKeyColumn *column = &key->columns[i];
+		Datum		value = column->typbyval ? *(Datum *) at : PointerGetDatum(at);
+
+		if (!column_equal(column, value, values[i]))
+			return false;
+		at += MAXALIGN(value_size(column, value));
+	}
+	return true;
+}
+
+static inline bool
+cell_has(GcWindowMap *map, const Cell *cell, const Datum *values, const Bytes *packed)
+{
+	if (!map->bytewise)
+		return values_equal(map, cell->key.place, values);
+	return cell->length == packed->length + 1 &&
+		memcmp(packed->length <= SHORT_KEY ? (const char *) cell->key.bytes : map->heap + cell->key.place,
+			   packed->bytes, packed->length) == 0;
+}
+
+static inline uint32
+first_cell(const GcWindowMap *map, uint32 hash)
+{
+	return (uint64) hash * map->ncells >> 32;
+}
+
+/* The cell that holds this key, or the free one where it would go. */
+static Cell *
+find_cell(GcWindowMap *map, uint32 hash, const Datum *values, const Bytes *packed)
+{
+	uint32		i = first_cell(map, hash);
+
+	for (;;)
+	{
+		Cell	   *cell = &map->cells[i];
+
+		if (cell->length == 0 || (cell->hash == hash && cell_has(map, cell, values, packed)))
+			return cell;
+		if (++i == map->ncells)
+			i = 0;
+	}
+}
+
+/* Doubles the cells; false when that would pass the limit. */
+static bool
+grow(GcWindowMap *map)
+{
+	Cell	   *old = map->cells;
+	uint32		nold = map->ncells;
+
+	if (nold > UINT32_MAX / 2 ||
+		(map->limit > 0 && size_with(map, nold * 2) > map->limit))
+		return false;
+	pfree(map->filter);
+	set_cells(map, nold * 2);
+	for (uint32 i = 0; i < nold; i++)
+	{
+		uint32		j;
+
+		if (old[i].length == 0)
+			continue;
+		j = first_cell(map, old[i].hash);
+		while (map->cells[j].length != 0)
+			j = j + 1 == map->ncells ? 0 : j + 1;
+		map->cells[j] = old[i];
+		*filter_word(map, mix(old[i].hash)) |= filter_bits(mix(old[i].hash));
+	}
+	pfree(old);
+	return true;
+}
+
+/* gc_window_map_add for a key whose cell has been waited for, or need not be. */
+static bool
+insert(GcWindowMap *map, uint32 hash, const Datum *values, const Bytes *packed,
+	   const GcPosition *position)
+{
+	Cell	   *cell = find_cell(map, hash, values, packed);
+
+	if (cell->length != 0)
+	{
+		if (gc_position_compare(&cell->position, position) < 0)
+			cell->position = *position;
+		return true;
+	}
+	if (map->used >= map->ncells * 0.7)
+	{
+		if (!grow(map))
+			return false;
+		cell = find_cell(map, hash, values, packed);
+	}
+	if (!map->bytewise)
+		cell->key.place = copy_values(map, values);
+	else if (packed->length <= SHORT_KEY)
+		memcpy(cell->key.bytes, packed->bytes, packed->length);
+	else
+	{
+		cell->key.place = reserve(map, packed->length);
+		memcpy(map->heap + cell->key.place, packed->bytes, packed->length);
+	}
+	cell->length = packed->length + 1;
+	cell->hash = hash;
+	cell->position = *position;
+	map->used++;
+	*filter_word(map, mix(hash)) |= filter_bits(mix(hash));
+	return map->limit == 0 || size_with(map, map->ncells) <= map->limit;
+}
+
+static bool
+insert_pending(GcWindowMap *map)
+{
+	Pending    *pending = &map->pending[map->inserted++ % PENDING];
+	Bytes		packed = {.bytes = pending->bytes, .length = pending->length};
+
+	return insert(map, pending->hash, NULL, &packed, &pending->position);
+}
+
 /*
  * Records that a version of this key is at `position`; the newest stays.
- * False, and nothing recorded, when that would take more than the limit.
+ * False when that would take more than the limit: then the map is of no use.
+ * After the last one gc_window_map_finish is called.
  */
 bool
 gc_window_map_add(GcWindowMap *map, const Datum *values, const GcPosition *position)
 {
 	uint32		hash = gc_key_hash(map->key, values);
-	Slot	   *slot = find_slot(map, hash, values);
-	Entry	   *entry;
+	Bytes		packed = {0};
+	Pending    *pending;
 
-	if (slot->entry != 0)
-	{
-		entry = entry_at(map, slot->entry);
-		if (gc_position_compare(&entry->position, position) < 0)
-			entry->position = *position;
-		return true;
-	}
-	if (map->limit != 0 && map->used % 1024 == 0 &&
-		MemoryContextMemAllocated(map->context, true) > map->limit)
-		return false;
-	if (map->used >= map->mask / 2)
-	{
-		grow(map);
-		slot = find_slot(map, hash, values);
-	}
-	slot->hash = hash;
-	slot->entry = new_entry(map, values);
-	entry_at(map, slot->entry)->position = *position;
-	map->used++;
-	*filter_word(map, mix(hash)) |= filter_bits(mix(hash));
+	if (map->bytewise)
+		pack_key(map, values, &packed);
+	if (!map->bytewise || packed.length > SHORT_KEY)
+		return insert(map, hash, values, &packed, position);
+
+	/* In a few steps from here on the cell and the filter's word will be there. */
+	__builtin_prefetch(&map->cells[first_cell(map, hash)], 1);
+	__builtin_prefetch(filter_word(map, mix(hash)), 1);
+	pending = &map->pending[map->added++ % PENDING];
+	pending->position = *position;
+	pending->hash = hash;
+	pending->length = packed.length;
+	memcpy(pending->bytes, packed.bytes, packed.length);
+	return map->added - map->inserted < PENDING || insert_pending(map);
+}
+
+bool
+gc_window_map_finish(GcWindowMap *map)
+{
+	while (map->inserted != map->added)
+		if (!insert_pending(map))
+			return false;
 	return true;
 }
 
 /* The newest position of this key, or NULL when the map has none. */
-const GcPosition *
+GcPosition *
 gc_window_map_find(GcWindowMap *map, const Datum *values)
 {
 	uint32		hash = gc_key_hash(map->key, values);
 	uint64		bits = filter_bits(mix(hash));
-	Slot	   *slot;
+	Bytes		packed = {0};
+	Cell	   *cell;
 
 	if ((*filter_word(map, mix(hash)) & bits) != bits)
 		return NULL;
-	slot = find_slot(map, hash, values);
-	return slot->entry == 0 ? NULL : &entry_at(map, slot->entry)->position;
+	if (map->bytewise)
+		pack_key(map, values, &packed);
+	cell = find_cell(map, hash, values, &packed);
+	return cell->length == 0 ? NULL : &cell->position;
+}
+
+/* Shows every key's newest position to a function. */
+void
+gc_window_map_visit(GcWindowMap *map, void (*visit) (void *context, const GcPosition *position),
+					void *context)
+{
+	for (uint32 i = 0; i < map->ncells; i++)
+		if (map->cells[i].length != 0)
+			visit(context, &map->cells[i].position);
+}
+
+/*
+ * Shared memory
+ */
+
+Size
+gc_window_map_shared_size(const GcWindowMap *map)
+{
+	return MAXALIGN(sizeof(SharedMap)) + sizeof(Cell) * (Size) map->ncells +
+		sizeof(uint64) * map->nwords + map->heap_size;
+}
+
+/* Copies a map to memory that other processes of the query see too. */
+void
+gc_window_map_copy(const GcWindowMap *map, char *to)
+{
+	SharedMap  *shared = (SharedMap *) to;
+
+	shared->seed = map->key->seed;
+	shared->ncells = map->ncells;
+	shared->nwords = map->nwords;
+	shared->used = map->used;
+	shared->heap_size = map->heap_size;
+	to += MAXALIGN(sizeof(SharedMap));
+	memcpy(to, map->cells, sizeof(Cell) * (Size) map->ncells);
+	to += sizeof(Cell) * (Size) map->ncells;
+	memcpy(to, map->filter, sizeof(uint64) * map->nwords);
+	to += sizeof(uint64) * map->nwords;
+	if (map->heap_size > 0)
+		memcpy(to, map->heap, map->heap_size);
+}
+
+/* A map that is such a copy. Nothing is added to it; what is noted in a position, all see. */
+GcWindowMap *
+gc_window_map_attach(MemoryContext context, GcKey *key, char *from)
+{
+	GcWindowMap *map = gc_window_map_create(context, key, 0, 0);
+	SharedMap  *shared = (SharedMap *) from;
+
+	pfree(map->cells);
+	pfree(map->filter);
+	key->seed = shared->seed;
+	map->ncells = shared->ncells;
+	map->nwords = shared->nwords;
+	map->used = shared->used;
+	map->heap_size = map->heap_room = shared->heap_size;
+	from += MAXALIGN(sizeof(SharedMap));
+	map->cells = (Cell *) from;
+	from += sizeof(Cell) * (Size) map->ncells;
+	map->filter = (uint64 *) from;
+	map->heap = from + sizeof(uint64) * map->nwords;
+	return map;
 }

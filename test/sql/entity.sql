@@ -314,7 +314,7 @@ SELECT guest_context.activate_dataset(:ds);
 SELECT * FROM entity_elsewhere.vocabulary ORDER BY ref;
 SELECT entity.differ('entity_elsewhere.vocabulary');
 
--- without its key index a leaf cannot be asked, and says so
+-- without its key index a leaf cannot be asked for a key, and says so; a scan of the whole does without
 BEGIN;
 DROP INDEX entity_elsewhere.words_versions_ref_modified_at_idx;
 \set VERBOSITY sqlstate
