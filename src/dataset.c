@@ -7,11 +7,12 @@
  * spans and where its windows begin is fixed when it is created; later changes
  * of the tree or of `overlap` do not touch it.
  *
- * Two locks serialize the verbs, both held until the transaction ends. The one
- * on the dataset keeps a verb from working on what another verb is changing.
+ * Three locks serialize the verbs, all held until the transaction ends. The one
+ * on the context, shared, keeps entities from being dropped or altered under a verb.
+ * The one on the dataset keeps a verb from working on what another verb is changing.
  * The one on the root belongs to whatever moves the active dataset, the floor
  * or the coverage; nothing that takes long is done under it. The order is
- * dataset before root. Writers and readers take neither.
+ * context, dataset, root, and only then relations. Writers and readers take none.
  */
 #include "postgres.h"
 
@@ -117,6 +118,8 @@ gc_dataset_root(Oid relation, const char *function)
 void
 gc_dataset_lock_root(const GcEntity *root)
 {
+	gc_context_lock(root->entity_id, ShareLock);
+	gc_entity_check_exists(root, root->versions);
 	LockDatabaseObject(RelationRelationId, root->versions, DATASET_LOCK_SUBID, ExclusiveLock);
 }
 
@@ -269,6 +272,7 @@ gc_dataset_open(int64 dataset_id, const char *verb, int allowed, LOCKMODE mode, 
 	GcDataset  *dataset = gc_dataset_get(dataset_id);
 
 	gc_entity_check_owner(dataset->root);
+	gc_context_lock(dataset->root->entity_id, ShareLock);
 	LockDatabaseObject(gc_catalog_relid("_dataset"), (Oid) dataset->dataset_id, 0, mode);
 	if (lock_root)
 		gc_dataset_lock_root(dataset->root);

@@ -62,7 +62,8 @@ extern GcDataset *gc_dataset_get(int64 dataset_id);
 /*
  * The same for a verb: the caller must own the root and the dataset be in one
  * of the states. Locked against other verbs until the transaction ends: Share for
- * loading, Exclusive for the rest; its root as well where asked.
+ * loading, Exclusive for the rest; its root as well where asked. Its context is kept
+ * as it is.
  */
 extern GcDataset *gc_dataset_open(int64 dataset_id, const char *verb, int states, LOCKMODE mode,
 								  bool lock_root);
@@ -76,7 +77,10 @@ extern void gc_dataset_check_external(const GcDataset *dataset, const char *verb
 /* The root entity given to a verb; ERROR for a child or somebody else's. */
 extern GcEntity *gc_dataset_root(Oid relation, const char *function);
 
-/* Serializes what moves the active dataset, the floor or the coverage of a root. */
+/*
+ * Serializes what moves the active dataset, the floor or the coverage of a root; keeps
+ * its context as it is, too.
+ */
 extern void gc_dataset_lock_root(const GcEntity *root);
 
 /* Registers a dataset with its members and lowers the floor; its number. */

@@ -596,6 +596,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 	{
 		parent = gc_entity_get(PG_GETARG_OID(ARG_PARENT), false);
 		check_parent(&entity, shape, parent);
+		parent = gc_entity_lock(PG_GETARG_OID(ARG_PARENT), ShareLock);
 		entity.parent_id = parent->entity_id;
 		entity.root_id = parent->root_id;
 	}

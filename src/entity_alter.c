@@ -4,6 +4,12 @@
  * Like create_entity each is one transaction's work: DDL as the tree's owner, rows
  * of our own catalogue as the extension's owner, search_path pinned throughout. Both
  * cope with what users did to the tree by hand.
+ *
+ * What drops an entity or changes its columns takes the context's lock exclusively
+ * before anything else: it waits there for transactions that load, seal or activate a
+ * dataset, while it holds nothing that they might come to need. Of relations, staging
+ * tables come first, then the view, then the tree: the order of an INSERT … SELECT
+ * and of whoever reads the view.
  */
 #include "postgres.h"
 
@@ -98,8 +104,11 @@ add_columns(GcEntity *entity, Oid shape_relid)
 							   format_type_with_typemod(column->type, column->typmod))));
 	}
 	for (int i = 0; i < shape->ncolumns; i++)
-		if (!list_member(old_columns, makeString(shape->columns[i].name)))
-			add_column(entity, &shape->columns[i]);
+	{
+		if (list_member(old_columns, makeString(shape->columns[i].name)))
+			continue;
+		add_column(entity, &shape->columns[i]);
+	}
 	add_checks(entity, shape, old_columns);
 	if (list_length(entity->shape_columns) == list_length(old_columns))
 		ereport(NOTICE,
@@ -216,8 +225,8 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "entity");
 	guc_level = gc_enter();
-	entity = gc_entity_get(PG_GETARG_OID(0), false);
-	gc_entity_check_owner(entity);
+	entity = gc_entity_lock(PG_GETARG_OID(0), PG_ARGISNULL(8) ? ShareLock : ExclusiveLock);
+	gc_entity_check_columns(entity);
 	query = gc_truth_sql(entity);
 	if (entity->parent_id != 0 && (!PG_ARGISNULL(2) || !PG_ARGISNULL(5)))
 		ereport(ERROR,
@@ -280,10 +289,7 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "entity");
 	guc_level = gc_enter();
-	entity = gc_entity_get(PG_GETARG_OID(0), true);
-	if (entity == NULL)
-		entity = gc_entity_get(PG_GETARG_OID(0), false);	/* raises the error */
-	gc_entity_check_owner(entity);
+	entity = gc_entity_lock(PG_GETARG_OID(0), ExclusiveLock);
 	tree = gc_entity_tree(entity->root_id);
 	foreach(lc, tree)
 	{

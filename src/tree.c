@@ -1,6 +1,6 @@
 /*
  * tree.c: the tables of one entity: their names, the leaves of the speed
- * table, and the lock that its writers hold.
+ * table, the lock of its context and the one that its writers hold.
  *
  * Leaves are made ahead of time, standalone, and then attached, which takes
  * ShareUpdateExclusiveLock on the speed table and so makes nobody wait. All DDL
@@ -25,6 +25,7 @@
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -231,6 +232,34 @@ gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until)
 	SPI_finish();
 	gc_leave(guc_level);
 	return made;
+}
+
+void
+gc_context_lock(int32 root_id, LOCKMODE mode)
+{
+	LockDatabaseObject(gc_catalog_relid("_entity"), (Oid) root_id, 0, mode);
+}
+
+void
+gc_entity_check_exists(const GcEntity *entity, Oid relation)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("entity \"%s.%s\" has been dropped", entity->schema, entity->name)));
+}
+
+GcEntity *
+gc_entity_lock(Oid relation, LOCKMODE mode)
+{
+	GcEntity   *entity = gc_entity_get(relation, true);
+
+	if (entity == NULL)
+		entity = gc_entity_get(relation, false);	/* raises the error */
+	gc_entity_check_owner(entity);
+	gc_context_lock(entity->root_id, mode);
+	gc_entity_check_exists(entity, relation);
+	return gc_entity_get(relation, true);	/* as whoever held the lock left it */
 }
 
 void

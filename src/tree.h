@@ -44,6 +44,23 @@ extern int	gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until);
 extern TimestampTz gc_speed_leaves_target(const GcEntity *entity);
 
 /*
+ * The lock of a context: its first one, so that verbs of several steps, and transactions
+ * of several verbs, cannot wait for each other in a circle. ShareLock for verbs
+ * that need entities to stay what they are, ExclusiveLock for those that drop one or
+ * change its columns. Neither readers nor writers of records take it.
+ */
+extern void gc_context_lock(int32 root_id, LOCKMODE mode);
+
+/*
+ * The entity whose view (or tree root) this is, with its context locked; its columns are
+ * not checked. ERROR unless the caller owns it, and when it is dropped meanwhile.
+ */
+extern GcEntity *gc_entity_lock(Oid relation, LOCKMODE mode);
+
+/* ERROR (42P01) when the relation, looked up before a lock was waited for, has been dropped. */
+extern void gc_entity_check_exists(const GcEntity *entity, Oid relation);
+
+/*
  * The lock that every writer of a context holds until its transaction ends
  * (RowExclusiveLock); create_feed and others take it exclusively. Arrival times are
  * taken after it, so that lock holder's transaction start bounds them below.
