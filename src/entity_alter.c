@@ -19,6 +19,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "nodes/value.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -107,6 +108,8 @@ add_columns(GcEntity *entity, Oid shape_relid)
 	{
 		if (list_member(old_columns, makeString(shape->columns[i].name)))
 			continue;
+		/* the view, which is made anew, before the tree: the order of its readers */
+		LockRelationOid(entity->view, AccessExclusiveLock);
 		add_column(entity, &shape->columns[i]);
 	}
 	add_checks(entity, shape, old_columns);
