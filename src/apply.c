@@ -337,6 +337,9 @@ gc_apply(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("apply()");
 	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	check_rights(entity);
+	/* before the leaf, as readers do: whoever drops the entity waits here for all of it */
+	LockRelationOid(entity->view, AccessShareLock);
+	gc_entity_check_exists(entity, entity->view);
 	root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
 	gc_writer_lock(root->versions, RowExclusiveLock);
 	now = GetCurrentTimestamp();
