@@ -11,6 +11,11 @@
  * tree's owner in a security-restricted context, since defaults, checks and
  * triggers are the owner's. The root's writer lock is taken before the clock is
  * read and held to the end of the transaction: see gc_writers_check.
+ *
+ * Payloads do not get into the server's log. An error is about one record, says which,
+ * and names the column or the constraint; what quotes the payload is in its DETAIL, for
+ * the client alone, and the statement is not logged with it. COPY and the core's
+ * constraints quote whole rows, so their errors are caught and made anew.
  */
 #include "postgres.h"
 
@@ -18,6 +23,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_type.h"
 #include "commands/copy.h"
+#include "commands/copyfrom_internal.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "fmgr.h"
@@ -45,15 +51,27 @@ PG_FUNCTION_INFO_V1(gc_apply);
 
 #define UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
+/* Said to the log in place of a detail that may quote the payload. */
+#define NOT_LOGGED "It may quote the record, so only the client is told."
+
+/* Which record of the payload is at fault, for the error's context. */
+typedef struct Progress
+{
+	const GcEntity *entity;
+	int64		record;			/* counted from 1; 0 = not known */
+} Progress;
+
 /* Rows of one COPY: all have the same columns. */
 typedef struct Batch
 {
+	Progress   *progress;
 	const GcEntity *entity;
 	const GcMappingSpec *spec;
 	Relation	leaf;
 	bool	   *has_default;	/* of each column */
 	bool	   *absent;			/* columns that these rows leave to their DEFAULT */
 	StringInfoData rows;		/* COPY text format */
+	StringInfoData records;		/* the number of each row's record, an int64 */
 	char	   *arrived_at;		/* literal */
 } Batch;
 
@@ -94,13 +112,15 @@ kind_of_type(Oid type)
 	}
 }
 
+/* about_payload: the detail may quote it. */
 static void
-report(const GcDecodeError *error)
+report(const GcDecodeError *error, bool about_payload)
 {
 	ereport(ERROR,
 			(errcode(GC_DECODE_ERRCODE(error)),
 			 errmsg_internal("%s", error->message),
 			 error->detail[0] ? errdetail_internal("%s", error->detail) : 0,
+			 error->detail[0] && about_payload ? errdetail_log(NOT_LOGGED) : 0,
 			 error->hint[0] ? errhint("%s", error->hint) : 0));
 }
 
@@ -139,7 +159,7 @@ gc_mapping_check(const GcEntity *entity)
 	GcMapping  *mapping = gc_mapping_compile(mapping_spec(entity), &error);
 
 	if (mapping == NULL)
-		report(&error);
+		report(&error, false);
 	gc_mapping_free(mapping);
 }
 
@@ -191,6 +211,84 @@ append_field(StringInfo buf, const char *text)
 	}
 }
 
+/* The error of a row whose values must not be told to everybody. */
+static void
+hide_values(const Batch *batch, const CopyFromState copy, ErrorData *error)
+{
+	const GcEntity *entity = batch->entity;
+	char	   *copy_context;
+
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:	/* the message quotes the value */
+			error->detail = error->detail == NULL ? error->message :
+				psprintf("%s\n%s", error->message, error->detail);
+			error->detail_log = pstrdup(NOT_LOGGED);
+			if (copy->cur_attname == NULL)
+				error->message = psprintf("cannot store a record of entity \"%s.%s\"",
+										  entity->schema, entity->name);
+			else
+			{
+				error->message = psprintf("cannot store a record of entity \"%s.%s\": its value for column \"%s\" is not valid",
+										  entity->schema, entity->name, copy->cur_attname);
+				error->schema_name = get_namespace_name(RelationGetNamespace(batch->leaf));
+				error->table_name = pstrdup(RelationGetRelationName(batch->leaf));
+				error->column_name = pstrdup(copy->cur_attname);
+			}
+			error->context = NULL;
+			break;
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:	/* the detail quotes the row */
+			error->detail = error->detail_log = NULL;
+			error->context = NULL;
+			break;
+		default:
+			/* what a trigger says of itself stands before what COPY says, which quotes the row */
+			copy_context = error->context == NULL ? NULL : strstr(error->context, "\nCOPY ");
+			if (copy_context != NULL)
+				*copy_context = '\0';
+			else
+				error->context = NULL;
+			break;
+	}
+}
+
+/* What is said while COPY works and is not caught: a trigger's NOTICE, the end of the session. */
+static void
+hide_context(void *arg)
+{
+	errhidestmt(true);
+	errhidecontext(true);		/* COPY's has the row */
+}
+
+static void
+copy_rows(Batch *batch, CopyFromState copy)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ErrorContextCallback context = {.callback = hide_context};
+
+	PG_TRY();
+	{
+		/* nothing else: what is outside is added when the error is made anew */
+		error_context_stack = &context;
+		CopyFrom(copy);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+		uint64		nrows = batch->records.len / sizeof(int64);
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		hide_values(batch, copy, error);
+		/* triggers that fire after all rows were read may be about any of them */
+		batch->progress->record = copy->cur_lineno == 0 || copy->cur_lineno > nrows ? 0 :
+			((int64 *) batch->records.data)[copy->cur_lineno - 1];
+		ThrowErrorData(error);
+	}
+	PG_END_TRY();
+}
+
 /* Writes the batch's rows, as the owner. */
 static void
 flush(Batch *batch)
@@ -205,6 +303,7 @@ flush(Batch *batch)
 
 	if (batch->rows.len == 0)
 		return;
+	batch->progress->record = 0;
 	for (int i = 0; i < lengthof(own); i++)
 		columns = lappend(columns, makeString(pstrdup(own[i])));
 	for (int i = 0; i < batch->spec->ncolumns; i++)
@@ -218,16 +317,17 @@ flush(Batch *batch)
 	copy_source = &batch->rows;
 	copy = BeginCopyFrom(pstate, batch->leaf, NULL, NULL, false, read_source, columns,
 						 list_make1(makeDefElem("encoding", (Node *) makeString("UTF8"), -1)));
-	CopyFrom(copy);
+	copy_rows(batch, copy);
 	EndCopyFrom(copy);
 	free_parsestate(pstate);
 	SetUserIdAndSecContext(save_user, save_context);
 	resetStringInfo(&batch->rows);
+	resetStringInfo(&batch->records);
 }
 
 /* Adds one decoded record; rows with other columns absent start a new COPY. */
 static void
-add_row(Batch *batch, const GcDecoded *record, int64 offset)
+add_row(Batch *batch, const GcDecoded *record, int64 number, int64 offset)
 {
 	int			ncolumns = batch->spec->ncolumns;
 	bool	   *absent = palloc(ncolumns);
@@ -255,23 +355,22 @@ add_row(Batch *batch, const GcDecoded *record, int64 offset)
 			appendStringInfoString(&batch->rows, "\\N");
 	}
 	appendStringInfoChar(&batch->rows, '\n');
+	appendBinaryStringInfo(&batch->records, (char *) &number, sizeof(number));
 }
 
-/* Says which record of the payload was at fault. */
-typedef struct Progress
-{
-	const GcEntity *entity;
-	int64		record;			/* counted from 1; 0 while rows are written */
-} Progress;
-
+/* Says which record was at fault; the statement, which may have the payload in it, is not logged. */
 static void
 say_record(void *arg)
 {
 	const Progress *progress = arg;
 
+	errhidestmt(true);
 	if (progress->record > 0)
 		errcontext("applying record %lld of the payload to entity \"%s.%s\"",
 				   (long long) progress->record, progress->entity->schema, progress->entity->name);
+	else
+		errcontext("applying records to entity \"%s.%s\"",
+				   progress->entity->schema, progress->entity->name);
 }
 
 /* Who may write, and whether COPY can do it for them. */
@@ -344,6 +443,11 @@ gc_apply(PG_FUNCTION_ARGS)
 	gc_writer_lock(root->versions, RowExclusiveLock);
 	now = GetCurrentTimestamp();
 
+	progress.entity = entity;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+
+	batch.progress = &progress;
 	batch.entity = entity;
 	batch.spec = mapping_spec(entity);
 	batch.arrived_at = gc_timestamp_literal(now);
@@ -357,19 +461,17 @@ gc_apply(PG_FUNCTION_ARGS)
 		batch.has_default[i] = TupleDescAttr(RelationGetDescr(batch.leaf), attno - 1)->atthasdef;
 	}
 	initStringInfo(&batch.rows);
+	initStringInfo(&batch.records);
 
 	mapping = gc_mapping_compile(batch.spec, &error);
 	if (mapping == NULL)
-		report(&error);
+		report(&error, false);
 	elements = gc_elements_begin(VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload), &error);
 	if (elements == NULL)
-		report(&error);
+		report(&error, true);
 	sequence = linitial_oid(getOwnedSequences(entity->versions));
 	input.timestamp_us = now + UNIX_EPOCH_US;
 	input.deleted = PG_GETARG_BOOL(2);
-	progress.entity = entity;
-	context.previous = error_context_stack;
-	error_context_stack = &context;
 	while (gc_elements_next(elements, &input.value, &input.value_len))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -379,8 +481,7 @@ gc_apply(PG_FUNCTION_ARGS)
 			case GC_DECODE_UPSERT:
 			case GC_DECODE_TOMBSTONE:
 				check_version(entity, &record, now);
-				progress.record = 0;
-				add_row(&batch, &record, nextval_internal(sequence, false));
+				add_row(&batch, &record, decoded, nextval_internal(sequence, false));
 				count++;
 				break;
 			case GC_DECODE_FILTERED:
@@ -388,11 +489,11 @@ gc_apply(PG_FUNCTION_ARGS)
 				break;
 			case GC_DECODE_BAD:
 			case GC_DECODE_HALT:
-				report(&record.error);
+				report(&record.error, true);
 		}
 	}
-	error_context_stack = context.previous;
 	flush(&batch);
+	error_context_stack = context.previous;
 	table_close(batch.leaf, NoLock);
 	gc_mapping_free(mapping);
 	gc_leave(guc_level);
