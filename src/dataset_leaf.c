@@ -312,6 +312,17 @@ writer_destroy(DestReceiver *self)
 {
 }
 
+/* A constraint quotes the row that breaks it; that is not for the server's log. */
+static void
+say_where(void *arg)
+{
+	if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+	{
+		errdetail("The row is in \"%s\".", (const char *) arg);
+		errhint("Correct the rows there, then seal again.");
+	}
+}
+
 /* Runs the query and writes its rows. The caller is in the owner's place. */
 static void
 write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
@@ -319,6 +330,7 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 {
 	LeafWriter *writer = palloc0(sizeof(LeafWriter));
 	SPIExecuteOptions options = {.read_only = true, .must_return_tuples = true};
+	ErrorContextCallback context = {.callback = say_where, .previous = error_context_stack};
 	int			result;
 
 	writer->receiver.receiveSlot = writer_receive;
@@ -345,6 +357,8 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 		writer->estate = CreateExecutorState();
 		writer->target = makeNode(ResultRelInfo);
 		InitResultRelInfo(writer->target, writer->leaf, 0, NULL, 0);
+		context.arg = get_rel_name(member->staging);
+		error_context_stack = &context;
 	}
 
 	/*
@@ -359,6 +373,7 @@ write_rows(const GcDataset *dataset, const GcMember *member, const char *query,
 	options.dest = &writer->receiver;
 	result = SPI_execute_extended(query, &options);
 	SPI_finish();
+	error_context_stack = context.previous;
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result %d of filling a leaf", result);	/* cannot happen */
 

@@ -69,13 +69,13 @@ SELECT * FROM de.outcome($$SELECT guest_context.load_dataset(5001, 'de.guests', 
 
 -- sealing: constraints of the shape, key, version; what fails leaves the dataset loading
 INSERT INTO de.guests_batch_d5001_staging VALUES (NULL, 'x', '2020-01-01');
-SELECT code, message FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
+SELECT * FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
 UPDATE de.guests_batch_d5001_staging SET ref = 'g1', modified_at = NULL;
-SELECT code, message FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
+SELECT * FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
 UPDATE de.guests_batch_d5001_staging SET modified_at = 'infinity';
 SELECT * FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
 UPDATE de.guests_batch_d5001_staging SET modified_at = '2020-01-01', name = 'bad';
-SELECT code, message FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
+SELECT * FROM de.outcome($$SELECT guest_context.seal_dataset(5001)$$);
 -- ... but a tombstone has a key and a version and nothing else
 UPDATE de.guests_batch_d5001_staging SET gc_deleted = true;
 INSERT INTO de.guests_batch_d5001_staging VALUES ('g2', 'two', '2020-01-01');
