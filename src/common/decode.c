@@ -188,6 +188,70 @@ read_source(Record *record, const GcSource *source, GcJsonValue *value)
 	}
 }
 
+#define FIELD_NAME_SIZE (GC_QUOTE_SIZE + 2)
+
+/* Has the field that a column takes the column's name in camelCase in this record? */
+static bool
+found_by_alias(Record *record, const GcSource *source)
+{
+	const GcJsonValue *slots = record->map->payload.slots;
+
+	return source->kind == GC_SOURCE_PAYLOAD && source->alias >= 0 && record->has_row &&
+		slots[source->slot].type == GC_JSON_ABSENT && slots[source->alias].type != GC_JSON_ABSENT;
+}
+
+/*
+ * A source, for messages, as the payload spells it: "$.modifiedAt" where that field is what
+ * "$.modified_at" found.  Scanning does not keep names, but the name stands before the value.
+ */
+static const char *
+spelled(Record *record, const GcSource *source, char *buf)
+{
+	const char *start;
+	const char *end;
+	char		quote[GC_QUOTE_SIZE];
+
+	if (!found_by_alias(record, source))
+		return source->spelled;
+	end = record->map->payload.slots[source->alias].raw - 1;
+	while (*end != '"')
+		end--;					/* blanks and the colon */
+	start = end;
+	while (start[-1] != '"')
+		start--;
+	snprintf(buf, FIELD_NAME_SIZE, "$.%s", gc_quote(quote, start, end - start));
+	return buf;
+}
+
+/* Says where a column that got nothing is taken from, by both its names if it has two. */
+static void
+detail_source(Record *record, const GcBinding *binding, const char *more)
+{
+	const GcSource *source = &binding->source;
+	GcDecodeError *err = &record->out->error;
+	char		buf[FIELD_NAME_SIZE];
+	char		camel[NAMEDATALEN];
+	char	   *to = camel;
+
+	if (source->kind == GC_SOURCE_PAYLOAD && source->alias >= 0 && !found_by_alias(record, source))
+	{
+		for (const char *p = binding->column.name; *p; p++)
+		{
+			if (*p == '_' && p[1] >= 'a' && p[1] <= 'z' && to > camel)
+				*to++ = *++p - ('a' - 'A');
+			else
+				*to++ = *p;
+		}
+		*to = '\0';
+		if (strcmp(camel, binding->column.name) != 0)
+		{
+			gc_detail(err, "It is taken from \"%s\" or \"$.%s\"%s.", source->spelled, camel, more);
+			return;
+		}
+	}
+	gc_detail(err, "It is taken from \"%s\"%s.", spelled(record, source, buf), more);
+}
+
 /* Fills one column from its source.  *us: the time, where it is one. */
 static bool
 read_column(Record *record, int i, int64 *us)
@@ -205,9 +269,19 @@ read_column(Record *record, int i, int64 *us)
 		return *us == GC_NO_TIMESTAMP ||
 			gc_time_text(map, binding, *us, field, &record->out->error);
 	}
-	return read_source(record, &binding->source, &value) &&
-		gc_column_text(map, binding, binding->source.spelled, &value, field, us,
-					   &record->out->error);
+	if (!read_source(record, &binding->source, &value))
+		return false;
+	if (!gc_column_text(map, binding, binding->source.spelled, &value, field, us,
+						&record->out->error))
+	{
+		char		buf[FIELD_NAME_SIZE];
+
+		/* once more, for an error that names the field as it is spelled */
+		return found_by_alias(record, &binding->source) &&
+			gc_column_text(map, binding, spelled(record, &binding->source, buf), &value, field, us,
+						   &record->out->error);
+	}
+	return true;
 }
 
 /*
@@ -305,9 +379,8 @@ no_key(Record *record, const GcBinding *binding)
 
 	gc_fail(err, GC_ERROR_NO_KEY, "23502", "record has no key: column \"%s\" is missing or null",
 			binding->column.name);
-	gc_detail(err, "It is taken from \"%s\"%s.", binding->source.spelled,
-			  binding->source.kind == GC_SOURCE_PAYLOAD && !record->has_row ?
-			  ", and the payload is null: then from the record's key" : "");
+	detail_source(record, binding, binding->source.kind == GC_SOURCE_PAYLOAD && !record->has_row ?
+				  ", and the payload is null: then from the record's key" : "");
 	return false;
 }
 
@@ -318,7 +391,7 @@ no_version(Record *record)
 
 	gc_fail(&record->out->error, GC_ERROR_NO_VERSION, "23502",
 			"record has no version: column \"%s\" is missing or null", binding->column.name);
-	gc_detail(&record->out->error, "It is taken from \"%s\".", binding->source.spelled);
+	detail_source(record, binding, "");
 	return false;
 }
 

@@ -73,9 +73,9 @@
  *				 err.detail[0] ? errdetail_internal("%s", err.detail) : 0,
  *				 err.hint[0] ? errhint("%s", err.hint) : 0));
  *
- * The message names the field and the reason; only the detail may quote the
- * payload (at most GC_QUOTE_BYTES of it), so a caller that must keep payloads
- * out of a log leaves the detail out.
+ * The message names the field, as the payload spells it, and the reason; only
+ * the detail may quote the payload (at most GC_QUOTE_BYTES of it), so a caller
+ * that must keep payloads out of a log leaves the detail out.
  *
  * The mapping, a JSON object {"column": source, ...}:
  *
