@@ -41,13 +41,19 @@ $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->co
 # What the dump of the restored database says: everything that matters, in one text.
 sub dump_of
 {
-	my ($database) = @_;
-	my ($out) = run_command([ 'pg_dump', '-d', $node->connstr($database) ]);
+	my ($database, @options) = @_;
+	my ($out) = run_command([ 'pg_dump', '-d', $node->connstr($database), @options ]);
 	$out =~ s/^--.*\n//mg;
 	$out =~ s/^\\(?:un)?restrict .*\n//mg;
 	return $out;
 }
 is(dump_of('target'), dump_of('source'), 'the restored database dumps the same');
+
+# Who is no superuser needs pg_read_all_data, and nothing of ours.
+$node->safe_psql('postgres', 'CREATE ROLE dumper LOGIN IN ROLE pg_read_all_data');
+$node->command_fails_like([ 'pg_dump', '-d', $node->connstr('source'), '-U', 'shop_owner' ],
+	qr/permission denied for (?:table|sequence) _/, 'the owner of all entities cannot dump the catalogue, which may have those of others');
+is(dump_of('source', '-U', 'dumper'), dump_of('source'), 'a member of pg_read_all_data dumps what a superuser does');
 
 for my $entity (qw(shop.guests shop.orders))
 {
