@@ -21,7 +21,10 @@
  *
  * DROP, RENAME and CREATE DATABASE … TEMPLATE want a database for themselves. Workers
  * look for that between their steps; inside a long step they cannot, so the
- * launcher looks for them and ends them.
+ * launcher looks for them and ends them. Where there is no launcher each worker starts a
+ * companion for itself that does so, a process without a database like the
+ * launcher, and ends it when it ends. Nothing inside the worker could: no hook is called
+ * in the middle of a statement, and a signal handler may not ask for locks.
  */
 #include "postgres.h"
 
@@ -95,6 +98,7 @@ static shmem_startup_hook_type previous_startup_hook = NULL;
 
 PGDLLEXPORT void gc_launcher_main(Datum arg);
 PGDLLEXPORT void gc_scout_main(Datum arg);
+PGDLLEXPORT void gc_companion_main(Datum arg);
 
 /*
  * Loading
@@ -357,13 +361,37 @@ forget_worker(int code, Datum arg)
 	LWLockRelease(shared_lock);
 }
 
+/* At exit of a worker that has a companion. */
+static void
+end_companion(int code, Datum companion)
+{
+	TerminateBackgroundWorker((BackgroundWorkerHandle *) DatumGetPointer(companion));
+}
+
+/* Without a free slot for it nobody looks while a step runs. */
+static void
+start_companion(Oid database)
+{
+	Worker		me = {.pid = MyProcPid, .database = database};
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	fill_worker(&worker, "gc_companion_main", "guest_context companion");
+	memcpy(worker.bgw_extra, &me, sizeof(me));
+	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+		before_shmem_exit(end_companion, PointerGetDatum(handle));
+}
+
 void
 gc_launcher_worker_begins(const GcWorkerOrder *order)
 {
 	int			launcher_pid;
 
 	if (shared == NULL)
+	{
+		start_companion(order->database);
 		return;
+	}
 	before_shmem_exit(forget_worker, (Datum) 0);
 	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_WORKERS; i++)
@@ -660,6 +688,33 @@ start_due(void)
 			next = place.due;
 	}
 	return TimestampDifferenceMilliseconds(now, next);
+}
+
+/* Started by a worker, where there is no launcher: ends it when its database is wanted. */
+void
+gc_companion_main(Datum arg)
+{
+	Worker		worker;
+	PGPROC	   *process;
+
+	memcpy(&worker, MyBgworkerEntry->bgw_extra, sizeof(worker));
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	for (;;)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WATCH_MS,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ShutdownRequestPending)
+			proc_exit(0);
+		process = BackendPidGetProc(worker.pid);
+		if (process == NULL || process->databaseId != worker.database)
+			proc_exit(0);
+		if (gc_database_wanted(worker.database))
+			kill(worker.pid, SIGTERM);
+	}
 }
 
 /* Ends workers whose database is wanted; returns whether any worker runs. */

@@ -37,7 +37,10 @@ extern void gc_maintenance_announce(Oid owner);
 /* In a worker: verbs that it calls need wake nobody. */
 extern void gc_maintenance_wake_nobody(void);
 
-/* The worker's part: it has begun; its cycle is done (entities: is there anything to do ever?). */
+/*
+ * The worker's part: it has begun, and somebody looks whether its database is wanted; its
+ * cycle is done (entities: is there anything to do ever?).
+ */
 extern void gc_launcher_worker_begins(const GcWorkerOrder *order);
 extern void gc_launcher_cycle_done(const GcWorkerOrder *order, bool entities);
 

@@ -43,6 +43,36 @@ make_entity($node, 'killed');
 my $working = q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'guest_context maintenance'};
 my $pending = q{SELECT count(*) FROM pg_inherits WHERE inhdetachpending};
 
+# E9: a database whose worker is deep in a statement is copied, renamed and dropped.
+sub make_way
+{
+	my ($how) = @_;
+	$node->safe_psql('postgres', 'CREATE DATABASE slow');
+	make_entity($node, 'slow');
+	# an index that takes long to make, for whoever is no client
+	$node->safe_psql('slow', q{
+		SET SESSION AUTHORIZATION shop_owner;
+		CREATE FUNCTION shop.slow(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
+		BEGIN
+			IF pg_catalog.current_setting('application_name') OPERATOR(pg_catalog.=) '' THEN PERFORM pg_catalog.pg_sleep(60); END IF;
+			RETURN $1;
+		END $$;
+		CREATE INDEX ON shop.things_versions (shop.slow(ref))});
+	for my $ddl ('CREATE DATABASE copied TEMPLATE slow', 'ALTER DATABASE slow RENAME TO renamed', 'DROP DATABASE renamed')
+	{
+		my $database = $ddl =~ /DROP/ ? 'renamed' : 'slow';
+		$node->safe_psql($database, q{SELECT guest_context.drop_dataset(dataset) FROM guest_context.dataset WHERE state = 'loading'});
+		$node->safe_psql($database, q{SELECT guest_context.build_dataset('shop.things')});
+		$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity
+			WHERE backend_type = 'guest_context maintenance' AND wait_event = 'PgSleep'}) or die 'no worker is building';
+		my $begun = time;
+		$node->safe_psql('postgres', $ddl);
+		cmp_ok(time - $begun, '<', 4, "E9, $how: $ddl");
+	}
+	$node->safe_psql('postgres', 'DROP DATABASE copied');
+	return;
+}
+
 # --- F1: a standby has no worker, and says where to ask
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -105,6 +135,11 @@ my $log = slurp_file($node->logfile, $logged);
 unlike($log, qr/maintenance of .* failed|PANIC|TRAP/, 'E8: quietly');
 $_->quit for $reader, $caller;
 
+# --- E9: without preloading too
+make_way('not preloaded');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type LIKE 'guest_context%'}),
+	'E9: nobody stays behind');
+
 # --- A role that may not log in
 if ($node->pg_version < 17)
 {
@@ -140,28 +175,7 @@ ok($node->poll_query_until('killed', "SELECT state = 'sealed' FROM guest_context
 	'an order is carried out when it commits');
 
 # --- E9: DROP, RENAME and TEMPLATE of a database with a worker deep in a statement
-$node->safe_psql('postgres', 'CREATE DATABASE slow');
-make_entity($node, 'slow');
-# an index that takes long to make, for whoever is no client
-$node->safe_psql('slow', q{
-	SET SESSION AUTHORIZATION shop_owner;
-	CREATE FUNCTION shop.slow(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
-	BEGIN
-		IF pg_catalog.current_setting('application_name') OPERATOR(pg_catalog.=) '' THEN PERFORM pg_catalog.pg_sleep(60); END IF;
-		RETURN $1;
-	END $$;
-	CREATE INDEX ON shop.things_versions (shop.slow(ref))});
-for my $ddl ('CREATE DATABASE copied TEMPLATE slow', 'ALTER DATABASE slow RENAME TO renamed', 'DROP DATABASE renamed')
-{
-	my $database = $ddl =~ /DROP/ ? 'renamed' : 'slow';
-	$node->safe_psql($database, q{SELECT guest_context.drop_dataset(dataset) FROM guest_context.dataset WHERE state = 'loading'});
-	$node->safe_psql($database, q{SELECT guest_context.build_dataset('shop.things')});
-	$node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity
-		WHERE backend_type = 'guest_context maintenance' AND wait_event = 'PgSleep'}) or die 'no worker is building';
-	$begun = time;
-	$node->safe_psql('postgres', $ddl);
-	cmp_ok(time - $begun, '<', 4, "E9: $ddl");
-}
+make_way('preloaded');
 
 # --- A10: without a free slot the caller is told, and so is who orders something
 $node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
