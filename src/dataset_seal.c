@@ -5,6 +5,11 @@
  * they were. Loaders that are still writing are waited for. Of each key the newest
  * version is kept, and of rows with equal version the one with the greater bytes,
  * which depends on nothing but the rows themselves.
+ *
+ * A snapshot seldom says what has been deleted; it just does not have it. When
+ * its window begins behind a tombstone, nothing would be left to hold a record that is older
+ * than the delete and comes after it: between verify and activate, or later. So sealing
+ * takes such tombstones over, as a build does, for keys that the snapshot does not have.
  */
 #include "postgres.h"
 
@@ -12,6 +17,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -20,6 +26,7 @@
 #include "compat.h"
 #include "dataset.h"
 #include "tree.h"
+#include "view.h"
 
 PG_FUNCTION_INFO_V1(gc_seal_dataset);
 
@@ -118,6 +125,42 @@ newest_loaded(const GcMember *member)
 					quote_identifier(member->entity->version_column));
 }
 
+/*
+ * Adds to what was loaded the truth's tombstones that the dataset's window will not have, as
+ * far back as `retention`. A key that was loaded as alive is left alone: whether that takes a
+ * delete back is for verify to say and for `force` to decide. Not seen are tombstones of
+ * transactions that are older than the window start and still open.
+ */
+static void
+take_over_tombstones(const GcDataset *dataset, const GcMember *member)
+{
+	const GcEntity *entity = member->entity;
+	const char *staging = gc_quoted_name(member->staging);
+	const char *version = quote_identifier(entity->version_column);
+	TimestampTz horizon = gc_timestamp_minus(dataset->as_of, entity->retention);
+	GcCaller	caller;
+
+	gc_owner_enter(entity->owner, &caller);
+	/* few tombstones are expected where there may be many, and the staging table has no index */
+	set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION,
+					  GUC_ACTION_SAVE, true, 0, false);
+	SPI_connect();
+	if (SPI_execute(psprintf("INSERT INTO %1$s (%2$s, %3$s, gc_deleted) SELECT %4$s, v.%3$s, true FROM %5$s v"
+							 " WHERE %6$s AND v.gc_deleted AND v.%3$s >= '%7$s'"
+							 "   AND (v.gc_dataset <> 0 OR v.gc_arrived_at < '%8$s')"
+							 "   AND NOT EXISTS (SELECT FROM %1$s s WHERE %9$s AND NOT s.gc_deleted)",
+							 staging, gc_column_list(entity->key_columns, ""), version,
+							 gc_column_list(entity->key_columns, "v."), gc_quoted_name(entity->versions),
+							 gc_truth_where(entity, "v", true), gc_timestamp_literal(horizon),
+							 gc_timestamp_literal(member->window_start),
+							 gc_columns_equal_sql(entity->versions, entity->key_columns, "s",
+												  entity->key_columns, "v")),
+					false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "unexpected result of taking over tombstones");	/* cannot happen */
+	SPI_finish();
+	gc_owner_leave(&caller);
+}
+
 static int64
 seal_member(const GcDataset *dataset, GcMember *member, bool counted)
 {
@@ -128,6 +171,7 @@ seal_member(const GcDataset *dataset, GcMember *member, bool counted)
 
 	/* Waits for loaders; the snapshot comes after, so that it sees their rows. */
 	gc_run_ddl(psprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", staging), member->entity->owner);
+	take_over_tombstones(dataset, member);
 	PushActiveSnapshot(GetLatestSnapshot());
 	loaded = gc_owner_count(member->entity->owner, psprintf("SELECT count(*) FROM %s", staging));
 	gc_leaf_make(dataset, member, newest_loaded(member), &counts);

@@ -6,7 +6,7 @@
  * the dataset's window start has been committed: so what they find about the
  * records that are to leave the window stays true, and activation need not look
  * again. (A record that arrives afterwards, older than a tombstone that left, is what
- * tombstones in a dataset are for.) The verdict is stored with the dataset that was active then and holds
+ * tombstones in a dataset are for; sealing and building take them over.) The verdict is stored with the dataset that was active then and holds
  * for no other.
  *
  * Queries over the tree run as its owner, security-restricted; operators on keys are

@@ -258,6 +258,37 @@ SELECT arrive('guests', '2020-04-03', '{"ref": "gone", "first_name": "back", "mo
 SELECT ref, first_name FROM guests ORDER BY ref;
 SELECT agrees('guests');
 
+-- sealing takes over those that its window does not reach, from `retention` before as_of on: for keys that the
+-- snapshot does not have, or has a tombstone of. A key that it has alive is its own word.
+SELECT guest_context.create_entity('tablets', 'guest_shape', retention => '7 days');
+SELECT open_past('tablets');
+SELECT arrive('tablets', '2020-04-20', json_build_object('ref', r, 'modified_at', v), deleted => true) FROM (VALUES
+	('dead', '2020-04-20T00:00:00Z'), ('long dead', '2020-03-01T00:00:00Z'), ('dead twice', '2020-04-20T00:00:00Z'),
+	('denied', '2020-04-20T00:00:00Z'), ('undead', '2020-04-19T00:00:00Z')) x(r, v);
+SELECT arrive('tablets', '2020-04-20', '{"ref": "undead", "modified_at": "2020-04-20T00:00:00Z"}');
+SELECT arrive('tablets', '2020-04-21 18:00', '{"ref": "in the window", "modified_at": "2020-04-21T00:00:00Z"}', deleted => true);
+SELECT guest_context.create_dataset('tablets', '2020-04-22') AS tablets \gset
+SELECT guest_context.load_dataset(:tablets, 'tablets', $$SELECT * FROM (VALUES ('dead twice', NULL, timestamptz '2020-04-01', true),
+	('denied', 'snapshot', '2020-04-01', false), ('undead', 'snapshot', '2020-04-20', false), ('alive', 'snapshot', '2020-04-01', false))
+	v (ref, first_name, modified_at, gc_deleted)$$);
+SELECT guest_context.seal_dataset(:tablets, '{"tablets": 3}');
+SELECT rows, tombstones, superseded FROM guest_context.dataset WHERE dataset = :tablets;
+SELECT ref, modified_at, gc_deleted, gc_source FROM tablets_batch ORDER BY ref;
+SELECT check_name, value FROM guest_context.verify_dataset(:tablets) WHERE NOT ok;
+-- between verify and activate, and after it, somebody is late
+SELECT arrive('tablets', '2020-04-22', json_build_object('ref', r, 'first_name', 'late', 'modified_at', v)) FROM (VALUES
+	('dead', '2020-04-19T00:00:00Z'), ('dead twice', '2020-04-19T00:00:00Z'), ('in the window', '2020-04-19T00:00:00Z')) x(r, v);
+SELECT guest_context.activate_dataset(:tablets, force => true);
+SELECT arrive('tablets', '2020-04-23', json_build_object('ref', r, 'first_name', 'later', 'modified_at', v)) FROM (VALUES
+	('dead', '2020-04-19T12:00:00Z'), ('long dead', '2020-02-01T00:00:00Z')) x(r, v);
+SELECT ref, first_name FROM tablets ORDER BY ref;
+SELECT agrees('tablets');
+-- from dataset to dataset they go on, for as long
+SELECT guest_context.create_dataset('tablets', '2020-04-26') AS tablets \gset
+SELECT guest_context.load_dataset(:tablets, 'tablets', 'SELECT * FROM tablets');
+SELECT guest_context.seal_dataset(:tablets);
+SELECT ref FROM tablets_batch WHERE gc_dataset = :tablets AND gc_deleted ORDER BY ref;
+
 -- a built dataset keeps them, from `retention` before now on: what arrives late stays dead
 SELECT guest_context.create_entity('devices', 'guest_shape', retention => '7 days');
 SELECT open_past('devices');

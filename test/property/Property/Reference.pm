@@ -74,7 +74,8 @@ sub truth
 
 # --- datasets -----------------------------------------------------------------------
 
-# sealed: the newest row of each key, of equal ones the greater bytes
+# sealed: the newest row of each key, of equal ones the greater bytes; and the truth's tombstones that its
+# window will not have, as far back as retention reaches, for keys without a row that lives
 sub seal_external
 {
 	my ($self, $id, $event, @entities) = @_;
@@ -91,6 +92,17 @@ sub seal_external
 			my $newest = \$newest{"$row->{h}.$row->{k}"};
 			my $order = $$newest ? $row->{version} <=> $$newest->{version} || bytes($row) cmp bytes($$newest) : 1;
 			$$newest = { %$row, source => -1, partition => 0, offset => 0, arrival => INFINITY } if $order > 0;
+		}
+		my %alive = map { ("$_->{h}.$_->{k}" => 1) } grep { !$_->{deleted} } @{ $event->{rows}[ $entity->{n} ] || [] };
+		my $winners = $self->winners($entity);
+		for my $key (keys %$winners)
+		{
+			my $row = $winners->{$key};
+			next if !$row->{deleted} || $alive{$key} || $row->{version} < $event->{as_of} - $self->{story}{retention};
+			next if $row->{arrival} != INFINITY && $row->{arrival} >= $dataset{window_start};
+			next if $newest{$key} && $newest{$key}{version} >= $row->{version};
+			$newest{$key} = { %$row, source => -1, partition => 0, offset => 0, arrival => INFINITY };
+			$self->{story}->note('tombstone taken over', $row->{h});
 		}
 		$dataset{rows}[ $entity->{n} ] = \%newest;
 	}

@@ -25,7 +25,7 @@ our @features = (
 	'dataset row in its window', 'default', 'delete', 'delete and insert at one time', 'expires at this moment', 'expiry',
 	'external dataset', 'key twice in a dataset', 'late record', 'no parent', 'null', 'object child', 'other parent',
 	'permuted and repeated', 'read twice', 'read twice at other times', 'read with an old snapshot', 'rollback', 'second activation',
-	'partitions dropped', 'tie', 'tie in a dataset', 'tombstone in a dataset', 'tombstone with values', 'two levels of children',
+	'partitions dropped', 'tie', 'tie in a dataset', 'tombstone in a dataset', 'tombstone taken over', 'tombstone with values', 'two levels of children',
 	'arrival at the start of a window', 'arrival just before a window', 'arrival just after a window begins', 'arrival where a partition begins');
 
 # new(seed, number of the schema, histories, records in each, base)
