@@ -25,7 +25,7 @@ CREATE TABLE guest_context._entity
 	retention			interval NOT NULL,
 	overlap				interval,				-- of a root; children follow it
 	rebuild_every		interval,				-- of a root
-	security_invoker	boolean NOT NULL,
+	security_invoker	boolean NOT NULL,		-- to make a lost view again; the view itself says what holds
 	created_at			timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE guest_context._entity IS 'one row per entity: its tree, its columns, its options';

@@ -35,10 +35,11 @@ CREATE FUNCTION guest_context.alter_entity(
 	mapping jsonb DEFAULT NULL,
 	unmapped text DEFAULT NULL,
 	shape regclass DEFAULT NULL,
+	security_invoker boolean DEFAULT NULL,
 	reset text[] DEFAULT NULL)
 	RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_alter_entity';
-COMMENT ON FUNCTION guest_context.alter_entity(regclass, interval, interval, interval, interval, interval, jsonb, text, regclass, text[])
+COMMENT ON FUNCTION guest_context.alter_entity(regclass, interval, interval, interval, interval, interval, jsonb, text, regclass, boolean, text[])
 	IS 'changes options of an entity (NULL = unchanged) or adds the columns that a new shape has more';
 
 CREATE FUNCTION guest_context.drop_entity(entity regclass) RETURNS void

@@ -66,7 +66,9 @@ SELECT e.view AS entity,
        e.retention,
        r.overlap,
        r.rebuild_every,
-       e.security_invoker,
+       CASE WHEN v.oid IS NULL THEN e.security_invoker ELSE
+        coalesce((SELECT o.option_value::pg_catalog.bool FROM pg_catalog.pg_options_to_table(v.reloptions) o
+                  WHERE o.option_name OPERATOR(pg_catalog.=) 'security_invoker'), false) END AS security_invoker,
        nullif(w.dataset_id, 0)::pg_catalog.int8 AS dataset,
        w.window_start,
        w.dropped_before,
@@ -78,6 +80,7 @@ FROM guest_context._entity e
 JOIN guest_context._entity r ON r.entity_id OPERATOR(pg_catalog.=) e.root_id
 JOIN guest_context._window w ON w.entity_id OPERATOR(pg_catalog.=) e.entity_id
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) e.versions
+LEFT JOIN pg_catalog.pg_class v ON v.oid OPERATOR(pg_catalog.=) e.view
 LEFT JOIN guest_context._entity p ON p.entity_id OPERATOR(pg_catalog.=) e.parent_id
 WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
    OR pg_catalog.has_table_privilege(e.view, 'SELECT');

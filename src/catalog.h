@@ -29,7 +29,7 @@ typedef struct GcEntity
 	Interval   *retention;
 	Interval   *overlap;		/* NULL for children */
 	Interval   *rebuild_every;	/* or NULL */
-	bool		security_invoker;
+	bool		security_invoker;	/* as the view has it; of a lost view, as it had it last */
 	Oid			owner;			/* of the tree */
 	char	   *schema;			/* name of the schema of the tree */
 	char	   *name;			/* name of the view, without schema */

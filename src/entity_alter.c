@@ -163,7 +163,7 @@ static void
 update_entity(const GcEntity *entity)
 {
 	Oid			types[] = {INT4OID, INTERVALOID, INTERVALOID, INTERVALOID, INTERVALOID,
-	INTERVALOID, TEXTOID, TEXTOID, TEXTARRAYOID, OIDOID};
+	INTERVALOID, TEXTOID, TEXTOID, TEXTARRAYOID, OIDOID, BOOLOID};
 	Datum		values[lengthof(types)];
 	char		nulls[lengthof(types)];
 
@@ -183,11 +183,12 @@ update_entity(const GcEntity *entity)
 	nulls[7] = entity->unmapped_column ? ' ' : 'n';
 	values[8] = gc_list_datum(entity->shape_columns);
 	values[9] = ObjectIdGetDatum(entity->view);
+	values[10] = BoolGetDatum(entity->security_invoker);
 	SPI_connect();
 	gc_catalog_execute("UPDATE guest_context._entity SET retention = $2, partition_interval = $3,"
 					   " overlap = $4, rebuild_every = $5, expire_after = $6,"
 					   " mapping = $7::pg_catalog.jsonb, unmapped_column = $8, shape_columns = $9,"
-					   " view = $10"
+					   " view = $10, security_invoker = $11"
 					   " WHERE entity_id OPERATOR(pg_catalog.=) $1",
 					   lengthof(types), types, values, nulls, SPI_OK_UPDATE);
 	SPI_finish();
@@ -208,12 +209,27 @@ restore_view(GcEntity *entity)
 	entity->name = pnstrdup(entity->name, length);
 	gc_view_create(entity, false);
 	entity->view = get_relname_relid(entity->name, get_namespace_oid(entity->schema, false));
+	ereport(NOTICE,
+			(errmsg("view \"%s\" was made again with security_invoker = %s", entity->name,
+					entity->security_invoker ? "true" : "false"),
+			 errdetail("Rights on it, and options that it had, went with the one that was dropped.")));
+}
+
+/* A view for the rights of its reader, or of its owner; replaced as well only when it must be. */
+static void
+set_security_invoker(GcEntity *entity, bool security_invoker)
+{
+	if (entity->view != entity->versions && security_invoker != entity->security_invoker)
+		gc_run_ddl(psprintf("ALTER VIEW %s SET (security_invoker = %s)", gc_quoted_name(entity->view),
+							security_invoker ? "true" : "false"), entity->owner);
+	entity->security_invoker = security_invoker;
 }
 
 /*
  * alter_entity(entity regclass, retention interval, overlap interval,
  *     partition_interval interval, expire_after interval, rebuild_every interval,
- *     mapping jsonb, unmapped text, shape regclass, reset text[]) -> void
+ *     mapping jsonb, unmapped text, shape regclass, security_invoker boolean,
+ *     reset text[]) -> void
  *
  * NULL leaves an option as it is. A new overlap holds for datasets created
  * from now on, a new partition_interval for leaves made from now on. Called with the
@@ -238,7 +254,7 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 				 errhint("SELECT guest_context.alter_entity(%s, …);",
 						 quote_literal_cstr(gc_quoted_name(gc_entity_by_id(entity->root_id)->view)))));
 
-	reset_options(entity, gc_list_argument(fcinfo, 9, "reset"));
+	reset_options(entity, gc_list_argument(fcinfo, 10, "reset"));
 	alter_interval(fcinfo, 1, &entity->retention);
 	alter_interval(fcinfo, 2, &entity->overlap);
 	alter_interval(fcinfo, 3, &entity->partition_interval);
@@ -265,6 +281,8 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 					 errhint("Add one with a new shape: alter_entity(…, shape => …, unmapped => …).")));
 	}
 	gc_mapping_check(entity);
+	if (!PG_ARGISNULL(9))
+		set_security_invoker(entity, PG_GETARG_BOOL(9));
 	if (entity->view == entity->versions)
 		restore_view(entity);
 	else if (strcmp(query, gc_truth_sql(entity)) != 0)

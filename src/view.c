@@ -7,12 +7,16 @@
  */
 #include "postgres.h"
 
+#include "access/reloptions.h"
+#include "catalog/pg_class.h"
+#include "commands/defrem.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "nodes/value.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -146,15 +150,55 @@ gc_truth_sql_text(PG_FUNCTION_ARGS)
 									 gc_truth_sql(entity)));
 }
 
+/* The storage options of a relation, as DefElem nodes. */
+static List *
+relation_options(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	List	   *options = NIL;
+	Datum		value;
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		return NIL;
+	value = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_reloptions, &isnull);
+	if (!isnull)
+		options = untransformRelOptions(value);
+	ReleaseSysCache(tuple);
+	return options;
+}
+
+/*
+ * WITH (…): the options that the view has, which replacing it would otherwise reset,
+ * and security_invoker as the entity says.
+ */
+static char *
+view_options(const GcEntity *entity, bool replace)
+{
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "security_invoker = %s", entity->security_invoker ? "true" : "false");
+	foreach(lc, replace ? relation_options(entity->view) : NIL)
+	{
+		DefElem    *option = lfirst(lc);
+
+		if (strcmp(option->defname, "security_invoker") != 0)
+			appendStringInfo(&sql, ", %s = %s", quote_identifier(option->defname),
+							 quote_literal_cstr(defGetString(option)));
+	}
+	return sql.data;
+}
+
 void
 gc_view_create(const GcEntity *entity, bool replace)
 {
 	char	   *name = replace ? gc_quoted_name(entity->view) :
 		quote_qualified_identifier(entity->schema, entity->name);
 
-	gc_run_ddl(psprintf("CREATE %sVIEW %s WITH (security_invoker = %s) AS\n%s",
-						replace ? "OR REPLACE " : "", name,
-						entity->security_invoker ? "true" : "false",
+	gc_run_ddl(psprintf("CREATE %sVIEW %s WITH (%s) AS\n%s",
+						replace ? "OR REPLACE " : "", name, view_options(entity, replace),
 						gc_truth_sql(entity)),
 			   entity->owner);
 	if (!replace)

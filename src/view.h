@@ -29,7 +29,10 @@ extern char *gc_truth_sql(const GcEntity *entity);
 /* The same answer by anti-joins over the tree, without any function of ours. */
 extern char *gc_truth_sql_portable(const GcEntity *entity);
 
-/* Makes the view, or replaces its query after columns or expiry changed. */
+/*
+ * Makes the view, or replaces its query after columns or expiry changed; it keeps its
+ * options then.
+ */
 extern void gc_view_create(const GcEntity *entity, bool replace);
 
 #endif							/* GC_VIEW_H */
