@@ -35,6 +35,7 @@
 #include "compat.h"
 #include "dataset.h"
 #include "entity.h"
+#include "guest_context.h"
 #include "launcher.h"
 #include "shape.h"
 #include "tree.h"
@@ -561,6 +562,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 	Oid			existing;
 	int			guc_level;
 
+	gc_check_encoding();
 	for (int i = 0; i < lengthof(required); i++)
 		gc_require_argument(fcinfo, required[i].arg, required[i].name);
 	if (PG_ARGISNULL(ARG_PARENT) != PG_ARGISNULL(ARG_PARENT_REF))

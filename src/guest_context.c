@@ -8,9 +8,13 @@
 
 #include <limits.h>
 
+#include "commands/dbcommands.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
 #include "compat.h"
 #include "guest_context.h"
@@ -18,6 +22,8 @@
 #include "launcher.h"
 
 PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(gc_require_utf8);
 
 int			gc_max_future_skew = 300;
 int			gc_window_memory = 65536;
@@ -51,4 +57,24 @@ _PG_init(void)
 	gc_key_scan_init();
 	gc_truth_scan_init();
 	gc_launcher_init();
+}
+
+void
+gc_check_encoding(void)
+{
+	if (GetDatabaseEncoding() != PG_UTF8)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("guest_context needs a database with the encoding UTF8"),
+				 errdetail("The encoding of database \"%s\" is %s; texts of records are UTF-8 and would be stored wrongly.",
+						   get_database_name(MyDatabaseId), GetDatabaseEncodingName()),
+				 errhint("CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8';")));
+}
+
+/* _require_utf8() -> void: for the install script */
+Datum
+gc_require_utf8(PG_FUNCTION_ARGS)
+{
+	gc_check_encoding();
+	PG_RETURN_VOID();
 }

@@ -1,5 +1,6 @@
 /*
- * guest_context.h: what every file of the extension may use: the settings.
+ * guest_context.h: what every file of the extension may use: the settings, and
+ * what the database must be.
  */
 #ifndef GUEST_CONTEXT_H
 #define GUEST_CONTEXT_H
@@ -7,5 +8,8 @@
 extern int	gc_max_future_skew; /* seconds */
 extern int	gc_window_memory;	/* kB */
 extern int	gc_keep_datasets;
+
+/* ERROR in a database whose encoding is not UTF8. */
+extern void gc_check_encoding(void);
 
 #endif							/* GUEST_CONTEXT_H */

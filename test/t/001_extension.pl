@@ -42,6 +42,18 @@ for my $round (1 .. 2)
 	is($node->safe_psql('postgres', $made), '', "round $round: DROP EXTENSION leaves nothing");
 }
 
+# Texts of records are UTF-8, so there is no other encoding for the extension to be in.
+$node->safe_psql('postgres', q{CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'});
+$node->safe_psql('postgres', q{CREATE DATABASE recoded TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'});
+my (undef, undef, $refused) = $node->psql('latin1', 'CREATE EXTENSION guest_context');
+like($refused, qr/ERROR:  guest_context needs a database with the encoding UTF8\nDETAIL:  The encoding of database "latin1" is LATIN1;.*\nHINT:  CREATE DATABASE/,
+	'CREATE EXTENSION refuses a database that is not UTF8');
+is($node->safe_psql('latin1', $made), '', 'and leaves nothing there');
+$node->safe_psql('recoded', q{CREATE EXTENSION guest_context; CREATE TYPE shape AS (ref text, modified_at timestamptz)});
+$node->safe_psql('postgres', q{UPDATE pg_database SET encoding = 8 WHERE datname = 'recoded'});
+(undef, undef, $refused) = $node->psql('recoded', q{SELECT guest_context.create_entity('things', 'shape')});
+like($refused, qr/ERROR:  guest_context needs a database with the encoding UTF8/, 'and so does create_entity');
+
 # A dump made with the extension restores into an empty database.
 $node->safe_psql('postgres', 'CREATE DATABASE source');
 $node->safe_psql('postgres', 'CREATE DATABASE target');
