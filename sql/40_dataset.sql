@@ -1,5 +1,9 @@
 -- Datasets: snapshots of a whole context, loaded, sealed, verified, activated.
 
+CREATE FUNCTION guest_context._refuse_change() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'gc_refuse_change';
+COMMENT ON FUNCTION guest_context._refuse_change() IS 'trigger of partitions of datasets: they are immutable';
+
 CREATE FUNCTION guest_context.create_dataset(root regclass, as_of timestamptz) RETURNS bigint
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_create_dataset';
 COMMENT ON FUNCTION guest_context.create_dataset(regclass, timestamptz)

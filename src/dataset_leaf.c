@@ -17,8 +17,9 @@
  * in the catalogue for rows that end before the column, and all rows here do. Only
  * a row's version, key and shape take room, for external datasets as in a plain table.
  *
- * No trigger, default or rule of the leaf is run. Its constraints are checked for
- * rows from outside; rows from the tree itself have passed them before.
+ * No trigger, default or rule of the leaf is run, which lets a trigger refuse everybody
+ * else. Its constraints are checked for rows from outside; rows from the tree itself have
+ * passed them before.
  */
 #include "postgres.h"
 
@@ -26,9 +27,11 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "commands/trigger.h"
 #include "commands/vacuum.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "storage/bufmgr.h"
@@ -45,6 +48,8 @@
 #include "dataset.h"
 #include "progress.h"
 #include "tree.h"
+
+PG_FUNCTION_INFO_V1(gc_refuse_change);
 
 /* Rows and bytes that go to the table at a time. */
 #define WRITE_BATCH_ROWS 1000
@@ -437,6 +442,38 @@ select_list(const GcDataset *dataset, const GcMember *member)
 	return sql.data;
 }
 
+/*
+ * _refuse_change() -> trigger: rows of a dataset stay as they were sealed. A second row of a
+ * key, or one that is gone, would make reading wrong: a leaf has one version per key.
+ */
+Datum
+gc_refuse_change(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "_refuse_change was not called as a trigger");	/* cannot happen */
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("partition \"%s\" cannot be changed", RelationGetRelationName(data->tg_relation)),
+			 errdetail("It holds a dataset, which is immutable once it is sealed."),
+			 errhint("Apply newer versions with guest_context.apply, or load another dataset.")));
+	PG_RETURN_NULL();
+}
+
+/*
+ * What keeps a leaf as it is sealed. Writing it here goes around triggers, so that
+ * neither seal nor build pays for them.
+ */
+static void
+protect_leaf(const char *leaf, Oid owner)
+{
+	gc_run_ddl(psprintf("CREATE TRIGGER gc_refuse_change BEFORE INSERT OR UPDATE OR DELETE ON %s"
+						" FOR EACH ROW EXECUTE FUNCTION guest_context._refuse_change()", leaf), owner);
+	gc_run_ddl(psprintf("CREATE TRIGGER gc_refuse_truncate BEFORE TRUNCATE ON %s"
+						" FOR EACH STATEMENT EXECUTE FUNCTION guest_context._refuse_change()", leaf), owner);
+}
+
 static void
 create_leaf(const GcDataset *dataset, GcMember *member)
 {
@@ -457,6 +494,7 @@ create_leaf(const GcDataset *dataset, GcMember *member)
 	appendStringInfo(&sql, "ADD CONSTRAINT " BOUND_CONSTRAINT " CHECK (gc_dataset = %d)",
 					 dataset->dataset_id);
 	gc_run_ddl(sql.data, entity->owner);
+	protect_leaf(leaf, entity->owner);
 	member->leaf = get_relname_relid(relname, get_rel_namespace(entity->versions));
 }
 
