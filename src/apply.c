@@ -7,7 +7,8 @@
  * from the entity's own sequence, so that of two records with one version the
  * one applied later wins.
  *
- * The caller needs INSERT on the tree's root; writing itself runs as the
+ * The caller needs INSERT on the view, which refuses direct INSERTs, so that the right to
+ * apply is no right to write rows past every rule. Writing itself runs as the
  * tree's owner in a security-restricted context, since defaults, checks and
  * triggers are the owner's. The root's writer lock is taken before the clock is
  * read and held to the end of the transaction: see gc_writers_check.
@@ -377,10 +378,18 @@ say_record(void *arg)
 static void
 check_rights(const GcEntity *entity)
 {
-	AclResult	result = pg_class_aclcheck(entity->versions, GetUserId(), ACL_INSERT);
+	Oid			user = GetUserId();
 
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, OBJECT_TABLE, get_rel_name(entity->versions));
+	/* who may write any row into the tree may apply too */
+	if (pg_class_aclcheck(entity->view, user, ACL_INSERT) != ACLCHECK_OK &&
+		pg_class_aclcheck(entity->versions, user, ACL_INSERT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to apply records to entity \"%s.%s\"",
+						entity->schema, entity->name),
+				 errdetail("Role \"%s\" has no INSERT on the view.", GetUserNameFromId(user, false)),
+				 errhint("GRANT INSERT ON %s TO %s;", gc_quoted_name(entity->view),
+						 quote_identifier(GetUserNameFromId(user, false)))));
 	if (check_enable_rls(entity->versions, InvalidOid, false) == RLS_ENABLED)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

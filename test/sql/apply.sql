@@ -303,13 +303,13 @@ SELECT differ('ties'), differ('ticks'), differ('mapped');
 --
 -- Rights (X13, X14)
 --
--- INSERT on the tree is what a writer needs
+-- INSERT on the view is what a writer needs
 GRANT USAGE ON SCHEMA apply TO regress_apply_writer;
 SET SESSION AUTHORIZATION regress_apply_writer;
 SET search_path = apply;
 SELECT guest_context.apply('ties', '{"ref": "w", "word": "denied", "modified_at": "2026-01-01T00:00:00Z"}');
 SET SESSION AUTHORIZATION regress_apply_owner;
-GRANT INSERT ON ties_versions TO regress_apply_writer;
+GRANT INSERT ON ties TO regress_apply_writer;
 SET SESSION AUTHORIZATION regress_apply_writer;
 SELECT guest_context.apply('ties', '{"ref": "w", "word": "written", "modified_at": "2026-01-01T00:00:00Z"}');
 SELECT word FROM ties WHERE ref = 'w';
@@ -331,7 +331,7 @@ BEGIN
 END $$;
 CREATE TABLE who_shape (ref text, who text DEFAULT apply.who(), modified_at timestamptz);
 SELECT guest_context.create_entity('whos', 'who_shape');
-GRANT INSERT ON whos_versions TO regress_apply_writer;
+GRANT INSERT ON whos TO regress_apply_writer;
 GRANT SELECT ON whos TO regress_apply_writer;
 SET SESSION AUTHORIZATION regress_apply_writer;
 SELECT guest_context.apply('whos', '{"ref": "1", "modified_at": "2026-01-01T00:00:00Z"}');

@@ -33,6 +33,28 @@ SELECT guest_context.apply('things', '{"ref": "t3", "name": "three", "modified_a
 DELETE FROM things_versions WHERE ref = 't3';
 SELECT ref, name FROM things ORDER BY ref;
 
+-- a writer needs the schema and INSERT on the view, which lets him apply and nothing else
+GRANT USAGE ON SCHEMA rights TO regress_rights_writer;
+SET SESSION AUTHORIZATION regress_rights_writer;
+SET search_path = rights;
+SELECT guest_context.apply('things', '{"ref": "t4", "name": "four", "modified_at": "2026-01-01T00:00:00Z"}');
+SET SESSION AUTHORIZATION regress_rights_owner;
+GRANT INSERT ON things TO regress_rights_writer;
+SET SESSION AUTHORIZATION regress_rights_writer;
+SELECT guest_context.apply('things', '{"ref": "t4", "name": "four", "modified_at": "2026-01-01T00:00:00Z"}');
+INSERT INTO things (ref, name, modified_at) VALUES ('t5', 'five', '2999-01-01');
+INSERT INTO things_versions (gc_arrived_at, gc_offset, gc_dataset, gc_source, gc_partition, gc_deleted, ref, name, modified_at)
+	VALUES (now(), 0, 0, 0, 0, false, 't5', 'five', '2999-01-01');
+SELECT * FROM things;
+-- INSERT on the tree is more, and so it is enough
+SET SESSION AUTHORIZATION regress_rights_owner;
+REVOKE INSERT ON things FROM regress_rights_writer;
+GRANT INSERT ON things_versions TO regress_rights_writer;
+SET SESSION AUTHORIZATION regress_rights_writer;
+SELECT guest_context.apply('things', '{"ref": "t4", "name": "vier", "modified_at": "2026-01-02T00:00:00Z"}');
+SET SESSION AUTHORIZATION regress_rights_owner;
+SELECT ref, name FROM things WHERE ref > 't2';
+
 -- what was built is as immutable as what was loaded, and both can be dropped
 BEGIN;
 SELECT guest_context.build_dataset('things') AS built \gset
