@@ -47,10 +47,10 @@ CREATE FUNCTION guest_context.drop_entity(entity regclass) RETURNS void
 COMMENT ON FUNCTION guest_context.drop_entity(regclass) IS 'drops an entity with its view, all its versions and, for a root, all datasets';
 
 CREATE FUNCTION guest_context.grant_reader(entity regclass, role name) RETURNS void
-	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_grant_reader';
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_grant_reader';
 COMMENT ON FUNCTION guest_context.grant_reader(regclass, name) IS 'grants a role what reading this entity needs';
 
 CREATE FUNCTION guest_context.truth_sql(entity regclass, portable boolean DEFAULT false) RETURNS text
-	LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_truth_sql_text';
+	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_truth_sql_text';
 COMMENT ON FUNCTION guest_context.truth_sql(regclass, boolean)
 	IS 'the SQL of the view of truth; portable: the same answer by anti-joins, without functions of guest_context';

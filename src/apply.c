@@ -45,6 +45,7 @@
 #include "catalog.h"
 #include "common/decode.h"
 #include "compat.h"
+#include "dataset.h"
 #include "guest_context.h"
 #include "tree.h"
 
@@ -425,7 +426,7 @@ check_version(const GcEntity *entity, const GcDecoded *record, TimestampTz now)
 Datum
 gc_apply(PG_FUNCTION_ARGS)
 {
-	text	   *payload = PG_GETARG_TEXT_PP(1);
+	text	   *payload;
 	GcEntity   *entity;
 	GcEntity   *root;
 	GcMapping  *mapping;
@@ -440,9 +441,14 @@ gc_apply(PG_FUNCTION_ARGS)
 	ErrorContextCallback context = {.callback = say_record, .arg = &progress};
 	int64		decoded = 0;
 	int64		count = 0;
-	int			guc_level = gc_enter();
+	int			guc_level;
 
+	gc_require_argument(fcinfo, 0, "entity");
+	gc_require_argument(fcinfo, 1, "payload");
+	gc_require_argument(fcinfo, 2, "deleted");
 	PreventCommandIfReadOnly("apply()");
+	guc_level = gc_enter();
+	payload = PG_GETARG_TEXT_PP(1);
 	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	check_rights(entity);
 	/* before the leaf, as readers do: whoever drops the entity waits here for all of it */

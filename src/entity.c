@@ -630,8 +630,11 @@ gc_grant_reader(PG_FUNCTION_ARGS)
 {
 	GcEntity   *entity;
 	const char *role;
-	int			guc_level = gc_enter();
+	int			guc_level;
 
+	gc_require_argument(fcinfo, 0, "entity");
+	gc_require_argument(fcinfo, 1, "role");
+	guc_level = gc_enter();
 	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	gc_entity_check_owner(entity);
 	if (entity->view == entity->versions)

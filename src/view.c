@@ -22,6 +22,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "dataset.h"
 #include "tree.h"
 #include "view.h"
 
@@ -143,8 +144,11 @@ gc_truth_sql_portable(const GcEntity *entity)
 Datum
 gc_truth_sql_text(PG_FUNCTION_ARGS)
 {
-	GcEntity   *entity = gc_entity_get(PG_GETARG_OID(0), false);
+	GcEntity   *entity;
 
+	gc_require_argument(fcinfo, 0, "entity");
+	gc_require_argument(fcinfo, 1, "portable");
+	entity = gc_entity_get(PG_GETARG_OID(0), false);
 	PG_RETURN_TEXT_P(cstring_to_text(PG_GETARG_BOOL(1) ?
 									 gc_truth_sql_portable(entity) :
 									 gc_truth_sql(entity)));

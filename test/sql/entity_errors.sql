@@ -253,7 +253,13 @@ SELECT guest_context.drop_entity('p_speed');
 SELECT guest_context.alter_entity(NULL);
 SELECT guest_context.drop_entity(NULL);
 SELECT guest_context.grant_reader('p', 'regress_errors_nobody');
-SELECT guest_context.grant_reader(NULL, 'regress_errors_other') IS NULL AS strict, guest_context.truth_sql(NULL) IS NULL AS too;
+SELECT guest_context.grant_reader(NULL, 'regress_errors_other');
+SELECT guest_context.grant_reader('p', NULL);
+SELECT guest_context.truth_sql(NULL);
+SELECT guest_context.truth_sql('p', NULL);
+SELECT guest_context.apply(NULL, '{}');
+SELECT guest_context.apply('p', NULL);
+SELECT guest_context.apply('p', '{}', NULL);
 -- an OID of nothing
 SELECT guest_context.drop_entity(1::regclass);
 -- options of alter_entity
