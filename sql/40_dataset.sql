@@ -87,7 +87,7 @@ SELECT d.dataset_id::pg_catalog.int8 AS dataset,
        d.activated_at,
        d.retired_at,
        d.dropped_at,
-       d.message
+       nullif(pg_catalog.concat_ws('; ', lost.message, d.message), '') AS message
 FROM guest_context._dataset d
 JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) d.root_id
 LEFT JOIN LATERAL (
@@ -97,6 +97,15 @@ LEFT JOIN LATERAL (
 	       pg_catalog.min(de.window_start) AS window_start
 	FROM guest_context._dataset_entity de
 	WHERE de.dataset_id OPERATOR(pg_catalog.=) d.dataset_id) m ON true
+LEFT JOIN LATERAL (
+	-- dropped or detached by hand
+	SELECT pg_catalog.string_agg(pg_catalog.format('its partition of %s is gone', me.view), '; ' ORDER BY me.entity_id) AS message
+	FROM guest_context._dataset_entity de
+	JOIN guest_context._entity me ON me.entity_id OPERATOR(pg_catalog.=) de.entity_id
+	WHERE de.dataset_id OPERATOR(pg_catalog.=) d.dataset_id
+	  AND d.state OPERATOR(pg_catalog.=) ANY ('{sealed,active,retired}')
+	  AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i
+	                  WHERE i.inhrelid OPERATOR(pg_catalog.=) de.leaf AND NOT i.inhdetachpending)) lost ON true
 WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
    OR pg_catalog.has_table_privilege(e.view, 'SELECT');
 COMMENT ON VIEW guest_context.dataset IS 'one row per dataset: state, as_of, rows, verdict, window';

@@ -74,8 +74,14 @@ SELECT e.view AS entity,
        w.dropped_before,
        w.leaves_until,
        e.created_at,
-       (SELECT pg_catalog.string_agg(m.action OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) m.message, '; ' ORDER BY m.since)
-        FROM guest_context._maintenance m WHERE m.entity_id OPERATOR(pg_catalog.=) e.entity_id) AS message
+       nullif(pg_catalog.concat_ws('; ',
+        (SELECT pg_catalog.format('reading: the partition of active dataset %s is gone', de.dataset_id)
+         FROM guest_context._dataset_entity de
+         WHERE de.dataset_id OPERATOR(pg_catalog.=) w.dataset_id AND de.entity_id OPERATOR(pg_catalog.=) e.entity_id
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i
+                           WHERE i.inhrelid OPERATOR(pg_catalog.=) de.leaf AND NOT i.inhdetachpending)),
+        (SELECT pg_catalog.string_agg(m.action OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) m.message, '; ' ORDER BY m.since)
+         FROM guest_context._maintenance m WHERE m.entity_id OPERATOR(pg_catalog.=) e.entity_id)), '') AS message
 FROM guest_context._entity e
 JOIN guest_context._entity r ON r.entity_id OPERATOR(pg_catalog.=) e.root_id
 JOIN guest_context._window w ON w.entity_id OPERATOR(pg_catalog.=) e.entity_id

@@ -65,8 +65,13 @@ gc_dataset_order_build(const GcEntity *root, bool activate)
 {
 	int64		other;
 	int32		dataset_id;
+	GcWindow	now;
 
 	gc_dataset_lock_root(root);
+	gc_window_read(root->versions, NULL, &now);
+	gc_dataset_check_active(now.dataset_id, "build a dataset of the current truth",
+							psprintf("SELECT guest_context.rollback_dataset(%s);",
+									 quote_literal_cstr(gc_quoted_name(root->view))));
 	other = gc_catalog_run_bigint(SPI_OK_SELECT,
 								  "SELECT dataset_id::pg_catalog.int8 FROM guest_context._dataset"
 								  " WHERE root_id OPERATOR(pg_catalog.=) $1 AND built"

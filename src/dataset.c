@@ -248,6 +248,88 @@ gc_dataset_active_rows(const GcEntity *entity)
 								 INT4OID, Int32GetDatum(entity->entity_id));
 }
 
+/* The first member whose partition is gone or detached; NULL = the dataset is whole. */
+static GcMember *
+broken_member(const GcDataset *dataset)
+{
+	ListCell   *lc;
+
+	foreach(lc, dataset->members)
+	{
+		GcMember   *member = lfirst(lc);
+
+		if (gc_catalog_run_bigint(SPI_OK_SELECT,
+								  "SELECT 1::pg_catalog.int8 FROM pg_catalog.pg_inherits"
+								  " WHERE inhrelid OPERATOR(pg_catalog.=) $1"
+								  "   AND inhparent OPERATOR(pg_catalog.=) $2 AND NOT inhdetachpending", 2,
+								  OIDOID, ObjectIdGetDatum(member->leaf),
+								  OIDOID, ObjectIdGetDatum(member->entity->batch)) == 0)
+			return member;
+	}
+	return NULL;
+}
+
+/* In an ereport: what was done to it by hand. */
+static int
+errdetail_broken(const GcMember *member)
+{
+	if (get_rel_name(member->leaf) == NULL)
+		return errdetail("It was dropped by hand.");
+	return errdetail("\"%s\" was detached by hand.", get_rel_name(member->leaf));
+}
+
+/* What makes it whole again, or NULL. */
+static char *
+attach_command(int32 dataset_id, const GcMember *member)
+{
+	if (get_rel_name(member->leaf) == NULL)
+		return NULL;
+	return psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES IN (%d);",
+					gc_quoted_name(member->entity->batch), gc_quoted_name(member->leaf), dataset_id);
+}
+
+void
+gc_dataset_check_leaves(const GcDataset *dataset, const char *verb)
+{
+	GcMember   *member = broken_member(dataset);
+	char	   *attach;
+
+	if (member == NULL)
+		return;
+	attach = attach_command(dataset->dataset_id, member);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s dataset %d because its partition of entity \"%s\" is gone",
+					verb, dataset->dataset_id, gc_entity_label(member->entity)),
+			 errdetail_broken(member),
+			 attach ? errhint("%s", attach) :
+			 errhint("SELECT guest_context.drop_dataset(%d);", dataset->dataset_id)));
+}
+
+void
+gc_dataset_check_active(int32 active, const char *verb, const char *remedy)
+{
+	GcDataset  *dataset = active == 0 ? NULL : gc_dataset_get(active);
+	GcMember   *member = dataset == NULL ? NULL : broken_member(dataset);
+	char	   *attach;
+
+	if (member == NULL)
+		return;
+	attach = attach_command(active, member);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s because the partition of entity \"%s\" in active dataset %d is gone",
+					verb, gc_entity_label(member->entity), active),
+			 errdetail_broken(member),
+			 errhint("%s", attach ? attach : remedy)));
+}
+
+bool
+gc_dataset_is_broken(int32 dataset_id)
+{
+	return dataset_id != 0 && broken_member(gc_dataset_get(dataset_id)) != NULL;
+}
+
 /* The dataset as it is now, if it may be worked on. */
 static GcDataset *
 get_checked(int64 dataset_id, const char *verb, int allowed)

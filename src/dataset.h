@@ -86,6 +86,21 @@ extern void gc_dataset_lock_root(const GcEntity *root);
 /* Registers a dataset with its members and lowers the floor; its number. */
 extern int32 gc_dataset_register(const GcEntity *root, TimestampTz as_of, bool built, bool activate);
 
+/*
+ * ERROR when a partition of the dataset was dropped or detached by hand: what it holds
+ * is not there.
+ */
+extern void gc_dataset_check_leaves(const GcDataset *dataset, const char *verb);
+
+/*
+ * ERROR when that is so of the active dataset (0 = none): nothing can be compared with the
+ * truth then. `remedy` is the call that does without.
+ */
+extern void gc_dataset_check_active(int32 active, const char *verb, const char *remedy);
+
+/* Has the dataset (0 = none) lost one of its partitions? */
+extern bool gc_dataset_is_broken(int32 dataset_id);
+
 /* How many live rows the active dataset has of an entity; 0 without one. */
 extern int64 gc_dataset_active_rows(const GcEntity *entity);
 

@@ -158,6 +158,12 @@ check_verdict(const GcDataset *dataset, int32 active)
 			 errhint("SELECT * FROM guest_context.verify_dataset(%d);", dataset->dataset_id)));
 }
 
+static char *
+force_command(int32 dataset_id)
+{
+	return psprintf("SELECT guest_context.activate_dataset(%d, force => true);", dataset_id);
+}
+
 /* What only force overrides. */
 static void
 check_unforced(const GcDataset *dataset, int32 active)
@@ -185,8 +191,8 @@ check_unforced(const GcDataset *dataset, int32 active)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot activate dataset %d", dataset->dataset_id),
 			 errdetail_internal("%s", reasons.data),
-			 errhint("SELECT * FROM guest_context.verify_dataset(%d) WHERE NOT ok; then, to do it nevertheless: SELECT guest_context.activate_dataset(%d, force => true);",
-					 dataset->dataset_id, dataset->dataset_id)));
+			 errhint("SELECT * FROM guest_context.verify_dataset(%d) WHERE NOT ok; then, to do it nevertheless: %s",
+					 dataset->dataset_id, force_command(dataset->dataset_id))));
 }
 
 int32
@@ -204,7 +210,13 @@ gc_dataset_activate(int64 dataset_id, int64 expected_active, bool force)
 				 active == 0 ? errmsg("no dataset is active, and %lld was expected", (long long) expected_active) :
 				 errmsg("dataset %d is active, and %lld was expected", active, (long long) expected_active),
 				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset; shows what happened.")));
-	check_verdict(dataset, active);
+	gc_dataset_check_leaves(dataset, "activate");
+	/* while the active one has lost rows, there is nothing that a verdict could be about */
+	if (!force)
+		gc_dataset_check_active(active, psprintf("activate dataset %d", dataset->dataset_id),
+								force_command(dataset->dataset_id));
+	if (!force || !gc_dataset_is_broken(active))
+		check_verdict(dataset, active);
 	if (!force)
 		check_unforced(dataset, active);
 	switch_to(dataset, active, "activate", "activate_dataset", force);
@@ -265,12 +277,19 @@ require_earlier_dataset(const GcEntity *root)
 	return dataset_id;
 }
 
-/* Its verdict, if it has one, was about another dataset: look now. */
+/* When anything leaves the window: its verdict, if it has one, was about another dataset. */
 static void
-check_rollback(const GcDataset *dataset)
+check_rollback(const GcDataset *dataset, int32 active)
 {
 	int64		regressions = 0;
 	ListCell   *lc;
+
+	if (dataset->members != NIL &&
+		((GcMember *) linitial(dataset->members))->window_start >
+		((GcMember *) linitial(gc_dataset_get(active)->members))->window_start)
+		gc_dataset_check_active(active, psprintf("roll back to dataset %d", dataset->dataset_id),
+								psprintf("SELECT guest_context.rollback_dataset(%s, force => true);",
+										 quote_literal_cstr(gc_quoted_name(dataset->root->view))));
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	foreach(lc, dataset->members)
@@ -298,6 +317,7 @@ gc_rollback_dataset(PG_FUNCTION_ARGS)
 {
 	GcEntity   *root;
 	GcDataset  *dataset;
+	int32		active;
 	int			guc_level = gc_enter();
 
 	gc_require_argument(fcinfo, 0, "root");
@@ -310,9 +330,11 @@ gc_rollback_dataset(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("another dataset of \"%s\" has become active meanwhile", gc_entity_label(root)),
 				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset; shows what happened.")));
+	gc_dataset_check_leaves(dataset, "roll back to");
+	active = active_dataset(root);
 	if (!PG_GETARG_BOOL(1))
-		check_rollback(dataset);
-	switch_to(dataset, active_dataset(root), "roll back to", "rollback_dataset", PG_GETARG_BOOL(1));
+		check_rollback(dataset, active);
+	switch_to(dataset, active, "roll back to", "rollback_dataset", PG_GETARG_BOOL(1));
 	gc_floor_recompute(root->entity_id);
 	gc_leave(guc_level);
 	PG_RETURN_INT64(dataset->dataset_id);

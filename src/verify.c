@@ -223,6 +223,16 @@ store_verdict(const GcDataset *dataset, int32 active, List *findings)
 				   BOOLOID, BoolGetDatum(ok), INT8OID, Int64GetDatum(regressions));
 }
 
+/* Without the rows of either there is nothing to compare. */
+static void
+check_leaves(const GcDataset *dataset, int32 active, const char *verb)
+{
+	gc_dataset_check_leaves(dataset, verb);
+	gc_dataset_check_active(active, psprintf("%s dataset %d", verb, dataset->dataset_id),
+							psprintf("SELECT guest_context.activate_dataset(%d, force => true);",
+									 dataset->dataset_id));
+}
+
 List *
 gc_dataset_verify(const GcDataset *dataset)
 {
@@ -244,6 +254,7 @@ gc_dataset_verify(const GcDataset *dataset)
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	gc_window_read(dataset->root->versions, GetActiveSnapshot(), &now);
+	check_leaves(dataset, now.dataset_id, "verify");
 	foreach(lc, dataset->members)
 	{
 		GcMember   *member = lfirst(lc);
@@ -333,6 +344,7 @@ gc_diff_dataset(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	GcDataset  *dataset;
+	GcWindow	now;
 	int			guc_level = gc_enter();
 	ListCell   *lc;
 
@@ -340,6 +352,8 @@ gc_diff_dataset(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	dataset = gc_dataset_open(PG_GETARG_INT64(0), "compare", GC_SEALED | GC_RETIRED, ShareLock, false);
 	PushActiveSnapshot(GetLatestSnapshot());
+	gc_window_read(dataset->root->versions, GetActiveSnapshot(), &now);
+	check_leaves(dataset, now.dataset_id, "compare");
 	foreach(lc, dataset->members)
 	{
 		GcMember   *member = lfirst(lc);
