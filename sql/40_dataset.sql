@@ -65,6 +65,11 @@ CREATE FUNCTION guest_context._build_dataset_now(dataset bigint) RETURNS bigint
 COMMENT ON FUNCTION guest_context._build_dataset_now(bigint)
 	IS 'builds a dataset that build_dataset ordered, in this transaction';
 
+CREATE FUNCTION guest_context._maintenance_obstacle(owner oid) RETURNS text
+	LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'gc_maintenance_obstacle';
+COMMENT ON FUNCTION guest_context._maintenance_obstacle(oid)
+	IS 'why no worker can run as the owner of entities in this database; NULL when one can';
+
 -- One row per dataset of the roots that the reader may read; pg_monitor sees all.
 CREATE VIEW guest_context.dataset AS
 SELECT d.dataset_id::pg_catalog.int8 AS dataset,
@@ -87,7 +92,11 @@ SELECT d.dataset_id::pg_catalog.int8 AS dataset,
        d.activated_at,
        d.retired_at,
        d.dropped_at,
-       nullif(pg_catalog.concat_ws('; ', lost.message, d.message), '') AS message
+       nullif(pg_catalog.concat_ws('; ', lost.message, d.message,
+        (SELECT 'maintenance cannot run: ' OPERATOR(pg_catalog.||) guest_context._maintenance_obstacle(c.relowner)
+         FROM pg_catalog.pg_class c
+         WHERE c.oid OPERATOR(pg_catalog.=) e.versions AND d.built
+           AND d.state OPERATOR(pg_catalog.=) 'loading')), '') AS message
 FROM guest_context._dataset d
 JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) d.root_id
 LEFT JOIN LATERAL (

@@ -80,6 +80,7 @@ SELECT e.view AS entity,
          WHERE de.dataset_id OPERATOR(pg_catalog.=) w.dataset_id AND de.entity_id OPERATOR(pg_catalog.=) e.entity_id
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i
                            WHERE i.inhrelid OPERATOR(pg_catalog.=) de.leaf AND NOT i.inhdetachpending)),
+        'maintenance cannot run: ' OPERATOR(pg_catalog.||) guest_context._maintenance_obstacle(c.relowner),
         (SELECT pg_catalog.string_agg(m.action OPERATOR(pg_catalog.||) ': ' OPERATOR(pg_catalog.||) m.message, '; ' ORDER BY m.since)
          FROM guest_context._maintenance m WHERE m.entity_id OPERATOR(pg_catalog.=) e.entity_id)), '') AS message
 FROM guest_context._entity e

@@ -49,13 +49,23 @@ gc_build_dataset(PG_FUNCTION_ARGS)
 {
 	GcEntity   *root;
 	int32		dataset_id;
+	const char *obstacle;
+	char	   *hint;
 	int			guc_level = gc_enter();
 
 	gc_require_argument(fcinfo, 0, "root");
 	gc_require_argument(fcinfo, 1, "activate");
 	root = gc_dataset_root(PG_GETARG_OID(0), "build_dataset");
 	dataset_id = gc_dataset_order_build(root, PG_GETARG_BOOL(1));
-	gc_maintenance_wake(root->owner);
+	obstacle = gc_worker_obstacle(MyDatabaseId, root->owner, &hint);
+	if (obstacle == NULL)
+		gc_maintenance_wake(root->owner);
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("dataset %d cannot be built as things are", dataset_id),
+				 errdetail("Maintenance cannot run: %s.", obstacle),
+				 hint ? errhint("%s", hint) : 0));
 	gc_leave(guc_level);
 	PG_RETURN_INT64(dataset_id);
 }

@@ -38,6 +38,13 @@
 #define gc_schema_aclcheck(schema, role, mode) pg_namespace_aclcheck((schema), (role), (mode))
 #endif
 
+/* Rights on a database. */
+#if PG_VERSION_NUM >= 160000
+#define gc_database_aclcheck(database, role, mode) object_aclcheck(DatabaseRelationId, (database), (role), (mode))
+#else
+#define gc_database_aclcheck(database, role, mode) pg_database_aclcheck((database), (role), (mode))
+#endif
+
 /* The i-th backend's status, counted from 1; NULL past the end. */
 #if PG_VERSION_NUM >= 160000
 #define gc_backend_status(i) pgstat_get_local_beentry_by_index(i)

@@ -287,7 +287,7 @@ check_owner(Oid owner)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("role \"%s\" cannot own an entity", GetUserNameFromId(owner, false)),
 				 errdetail("Workers run as the owner, and before PostgreSQL 17 they cannot do so without the LOGIN attribute."),
-				 errhint("ALTER ROLE %s LOGIN PASSWORD NULL;",
+				 errhint("ALTER ROLE %s LOGIN;",
 						 quote_identifier(GetUserNameFromId(owner, false)))));
 	if (superuser_arg(owner))
 		ereport(WARNING,

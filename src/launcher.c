@@ -36,7 +36,9 @@
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -48,8 +50,10 @@
 #include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -58,6 +62,8 @@
 #include "catalog.h"
 #include "compat.h"
 #include "launcher.h"
+
+PG_FUNCTION_INFO_V1(gc_maintenance_obstacle);
 
 #define CYCLE_SECONDS		60
 #define RESTART_SECONDS		10
@@ -177,7 +183,7 @@ gc_worker_start(const GcWorkerOrder *order, BackgroundWorkerHandle **handle)
 }
 
 const char *
-gc_worker_obstacle(Oid owner, char **hint)
+gc_worker_obstacle(Oid database, Oid owner, char **hint)
 {
 	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
 	const char *obstacle = NULL;
@@ -190,10 +196,34 @@ gc_worker_obstacle(Oid owner, char **hint)
 		const char *name = NameStr(((Form_pg_authid) GETSTRUCT(tuple))->rolname);
 
 		obstacle = psprintf("role \"%s\" may not log in, and before PostgreSQL 17 no worker can run as it", name);
-		*hint = psprintf("ALTER ROLE %s LOGIN PASSWORD NULL;", quote_identifier(name));
+		*hint = psprintf("ALTER ROLE %s LOGIN;", quote_identifier(name));
+	}
+	else if (gc_database_aclcheck(database, owner, ACL_CONNECT) != ACLCHECK_OK)
+	{
+		const char *name = NameStr(((Form_pg_authid) GETSTRUCT(tuple))->rolname);
+		char	   *database_name = get_database_name(database);
+
+		obstacle = psprintf("role \"%s\" may not connect to database \"%s\"", name, database_name);
+		*hint = psprintf("GRANT CONNECT ON DATABASE %s TO %s;", quote_identifier(database_name),
+						 quote_identifier(name));
 	}
 	ReleaseSysCache(tuple);
 	return obstacle;
+}
+
+/*
+ * _maintenance_obstacle(owner oid) -> text: why no worker can run for this owner's entities
+ * here, NULL when one can; for the views.
+ */
+Datum
+gc_maintenance_obstacle(PG_FUNCTION_ARGS)
+{
+	char	   *hint;
+	const char *obstacle = gc_worker_obstacle(MyDatabaseId, PG_GETARG_OID(0), &hint);
+
+	if (obstacle == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(obstacle));
 }
 
 bool
@@ -624,7 +654,7 @@ start_worker(int i, const Owner *place)
 
 	StartTransactionCommand();
 	open = !forget_dropped(i, place) && database_open(place->database);
-	obstacle = open ? gc_worker_obstacle(place->owner, &hint) : NULL;
+	obstacle = open ? gc_worker_obstacle(place->database, place->owner, &hint) : NULL;
 	if (obstacle != NULL && !said_obstacle[i])
 		ereport(LOG,
 				(errmsg("entities in the database with OID %u are not maintained: %s",

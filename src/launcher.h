@@ -25,8 +25,8 @@ extern void gc_launcher_init(void);
  */
 extern bool gc_worker_start(const GcWorkerOrder *order, BackgroundWorkerHandle **handle);
 
-/* Why a worker cannot connect as this role: NULL when it can; *hint is the remedy. */
-extern const char *gc_worker_obstacle(Oid owner, char **hint);
+/* Why a worker cannot connect to a database as this role: NULL when it can; *hint is the remedy. */
+extern const char *gc_worker_obstacle(Oid database, Oid owner, char **hint);
 
 /* When this transaction commits, maintenance of the owner's entities begins. */
 extern void gc_maintenance_wake(Oid owner);

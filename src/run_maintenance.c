@@ -108,7 +108,7 @@ static void
 run_worker(Oid owner, ReturnSetInfo *result)
 {
 	char	   *hint;
-	const char *obstacle = gc_worker_obstacle(owner, &hint);
+	const char *obstacle = gc_worker_obstacle(MyDatabaseId, owner, &hint);
 	dsm_segment *segment;
 	shm_mq	   *queue;
 	shm_mq_handle *reader;

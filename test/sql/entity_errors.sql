@@ -223,7 +223,7 @@ EXCEPTION WHEN OTHERS THEN
 	IF SQLSTATE = 'ZZ000' AND current_setting('server_version_num')::int >= 170000
 		OR SQLSTATE = '55000' AND current_setting('server_version_num')::int < 170000
 			AND SQLERRM = 'role "regress_errors_nologin" cannot own an entity'
-			AND hint = 'ALTER ROLE regress_errors_nologin LOGIN PASSWORD NULL;'
+			AND hint = 'ALTER ROLE regress_errors_nologin LOGIN;'
 	THEN
 		RAISE NOTICE 'as this version of PostgreSQL has it';
 	ELSE
