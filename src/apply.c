@@ -169,7 +169,7 @@ gc_mapping_check(const GcEntity *entity)
 static Relation
 open_leaf(const GcEntity *entity, TimestampTz arrived_at)
 {
-	for (;;)
+	for (bool made = false;; made = true)
 	{
 		GcSpeedLeaf *leaves;
 		int			count = gc_speed_leaves(entity->speed, &leaves);
@@ -177,12 +177,13 @@ open_leaf(const GcEntity *entity, TimestampTz arrived_at)
 		for (int i = count - 1; i >= 0; i--)
 			if (leaves[i].lower <= arrived_at && arrived_at < leaves[i].upper)
 				return table_open(leaves[i].relid, RowExclusiveLock);
-		if (count > 0 && leaves[count - 1].upper > arrived_at)
+		if (made)
 			ereport(ERROR,
 					(errcode(ERRCODE_CHECK_VIOLATION),
 					 errmsg("entity \"%s.%s\" has no partition for records that arrive at %s",
 							entity->schema, entity->name, gc_timestamp_literal(arrived_at)),
-					 errdetail("The clock stands before the oldest partition, or a partition was removed by hand.")));
+					 errdetail("The clock stands before partitions that have been dropped already."),
+					 errhint("Correct the server's clock.")));
 		gc_speed_leaves_ensure(entity, arrived_at + 1);
 	}
 }

@@ -170,15 +170,86 @@ speed_leaf_name(const GcEntity *entity, TimestampTz lower)
 void
 gc_speed_leaf_create(const GcEntity *entity, TimestampTz lower, TimestampTz upper)
 {
-	char	   *leaf = quote_qualified_identifier(entity->schema,
-												  speed_leaf_name(entity, lower));
+	char	   *name = speed_leaf_name(entity, lower);
+	char	   *leaf = quote_qualified_identifier(entity->schema, name);
 	char	   *speed = gc_quoted_name(entity->speed);
 
+	if (OidIsValid(get_relname_relid(name, get_rel_namespace(entity->speed))))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_TABLE),
+				 errmsg("relation \"%s\" already exists in schema \"%s\"", name, entity->schema),
+				 errdetail("A partition of entity \"%s.%s\" is to have that name; a table that was detached by hand has it still.",
+						   entity->schema, entity->name),
+				 errhint("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s');",
+						 speed, leaf, gc_timestamp_literal(lower), gc_timestamp_literal(upper))));
 	gc_run_ddl(psprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL)", leaf, speed),
 			   entity->owner);
 	gc_run_ddl(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')",
 						speed, leaf, gc_timestamp_literal(lower), gc_timestamp_literal(upper)),
 			   entity->owner);
+}
+
+/* Where the interval that holds t begins. */
+static TimestampTz
+interval_start(const GcEntity *entity, TimestampTz t)
+{
+	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+
+	return t - (t - epoch) % interval_length(entity->partition_interval);
+}
+
+/* Makes leaves from `lower` on, the last one ending at `end` at most; returns how many. */
+static int
+make_leaves(const GcEntity *entity, TimestampTz *lower, TimestampTz until, TimestampTz end)
+{
+	int			made = 0;
+
+	while (*lower < until)
+	{
+		TimestampTz upper = Min(interval_start(entity, *lower) +
+								interval_length(entity->partition_interval), end);
+
+		gc_speed_leaf_create(entity, *lower, upper);
+		*lower = upper;
+		made++;
+	}
+	return made;
+}
+
+/*
+ * A leaf of now or later that somebody took away, from among others: made again. A plan
+ * of before does not know it, and nothing in it tells that the leaf is missing, as it does
+ * of leaves at the end. So nobody may hold such a plan: the tree is locked against
+ * everybody, but not waited for.
+ */
+static int
+fill_gaps(const GcEntity *entity, const GcSpeedLeaf *leaves, int count)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz lower = interval_start(entity, now);
+	int			made = 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (leaves[i].lower > now && leaves[i].lower > lower)
+		{
+			GcWindow	window;
+
+			gc_window_read(entity->versions, NULL, &window);
+			if (window.dropped_before > now)
+				return 0;		/* the clock went back; what arrives now would not count */
+			if (made == 0 && !ConditionalLockRelationOid(entity->versions, AccessExclusiveLock))
+				ereport(ERROR,
+						(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						 errmsg("could not make the partition that is missing in \"%s\"",
+								get_rel_name(entity->speed)),
+						 errdetail("Others are using \"%s\".", get_rel_name(entity->versions)),
+						 errhint("Try again when they are done.")));
+			made += make_leaves(entity, &lower, leaves[i].lower, leaves[i].lower);
+		}
+		lower = Max(lower, leaves[i].upper);
+	}
+	return made;
 }
 
 /*
@@ -190,11 +261,9 @@ gc_speed_leaf_create(const GcEntity *entity, TimestampTz lower, TimestampTz uppe
 int
 gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until)
 {
-	int64		length = interval_length(entity->partition_interval);
-	const int64 epoch = (UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 	GcSpeedLeaf *leaves;
 	int			count;
-	int			made = 0;
+	int			made;
 	TimestampTz lower;
 	int			guc_level;
 	Oid			types[2] = {OIDOID, TIMESTAMPTZOID};
@@ -203,26 +272,15 @@ gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until)
 	/* One maker at a time; the same lock that ATTACH takes. */
 	LockRelationOid(entity->speed, ShareUpdateExclusiveLock);
 	count = gc_speed_leaves(entity->speed, &leaves);
-	if (count > 0)
-		lower = leaves[count - 1].upper;
-	else
-	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		lower = now - (now - epoch) % length;
-	}
-	if (lower >= until)
-		return 0;
-
 	guc_level = gc_enter();
-	while (lower < until)
+	made = fill_gaps(entity, leaves, count);
+	lower = count > 0 ? leaves[count - 1].upper : interval_start(entity, GetCurrentTimestamp());
+	if (lower >= until)
 	{
-		TimestampTz upper = lower - (lower - epoch) % length + length;
-
-		gc_speed_leaf_create(entity, lower, upper);
-		lower = upper;
-		made++;
+		gc_leave(guc_level);
+		return made;
 	}
+	made += make_leaves(entity, &lower, until, DT_NOEND);
 	values[0] = ObjectIdGetDatum(entity->versions);
 	values[1] = TimestampTzGetDatum(lower);
 	SPI_connect();

@@ -37,7 +37,10 @@ extern void gc_speed_leaf_create(const GcEntity *entity, TimestampTz lower, Time
 /* Leaves of the speed table, oldest first (array palloc'd, count returned). */
 extern int	gc_speed_leaves(Oid speed, GcSpeedLeaf **leaves);
 
-/* Makes speed leaves until `until` is covered; returns how many were made. */
+/*
+ * Makes speed leaves until `until` is covered, and those that somebody took away of the
+ * present one and later ones; returns how many were made.
+ */
 extern int	gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until);
 
 /* How far ahead leaves are made: now + 4 partition intervals. */
