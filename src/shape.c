@@ -14,11 +14,13 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/heap.h"
 #include "catalog/pg_attrdef.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_depend.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
@@ -70,6 +72,36 @@ check_relation(Relation rel)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, RelationGetRelationName(rel));
 }
 
+/* Does a DEFAULT use one of the sequences that the shape's own columns own (serial)? */
+static bool
+uses_own_sequence(Relation rel, Oid attrdef)
+{
+	List	   *sequences = getOwnedSequences(RelationGetRelid(rel));
+	Relation	depend;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (sequences == NIL)
+		return false;
+	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_depend_classid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(AttrDefaultRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_objid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(attrdef));
+	scan = systable_beginscan(depend, DependDependerIndexId, true, NULL, 2, keys);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+
+		found = form->refclassid == RelationRelationId && list_member_oid(sequences, form->refobjid);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return found;
+}
+
 /* The SQL of a column's DEFAULT, or NULL. */
 static char *
 default_sql(Relation rel, AttrNumber attno)
@@ -92,6 +124,9 @@ default_sql(Relation rel, AttrNumber attno)
 		Datum		expression = heap_getattr(tuple, Anum_pg_attrdef_adbin,
 											  RelationGetDescr(attrdef), &isnull);
 
+		if (uses_own_sequence(rel, ((Form_pg_attrdef) GETSTRUCT(tuple))->oid))
+			REFUSE("The default of column \"%s\" takes numbers from a sequence of the shape; an entity's values come from its records.",
+				   NameStr(TupleDescAttr(RelationGetDescr(rel), attno - 1)->attname));
 		result = TextDatumGetCString(DirectFunctionCall2(pg_get_expr, expression,
 														 ObjectIdGetDatum(RelationGetRelid(rel))));
 	}

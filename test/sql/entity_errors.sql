@@ -139,6 +139,12 @@ CREATE TABLE made_1 (ref text, n integer GENERATED ALWAYS AS IDENTITY, modified_
 SELECT guest_context.create_entity('e', 'made_1');
 CREATE TABLE made_2 (ref text, n integer GENERATED ALWAYS AS (1) STORED, modified_at timestamptz);
 SELECT guest_context.create_entity('e', 'made_2');
+CREATE TABLE made_3 (ref text, n bigserial, modified_at timestamptz);
+SELECT guest_context.create_entity('e', 'made_3');
+CREATE TABLE made_4 (ref text, modified_at timestamptz, n integer DEFAULT nextval('entity_errors.a_sequence'));
+SELECT guest_context.create_entity('made_4s', 'made_4');
+SELECT guest_context.alter_entity('made_4s', shape => 'made_3');
+SELECT guest_context.drop_entity('made_4s');
 CREATE TABLE between_1 (ref text PRIMARY KEY, n integer UNIQUE, modified_at timestamptz);
 SELECT guest_context.create_entity('e', 'between_1');
 CREATE TABLE between_2 (ref text, n text REFERENCES between_1, modified_at timestamptz);
