@@ -399,7 +399,9 @@ check_rights(const GcEntity *entity)
 						entity->schema, entity->name),
 				 errdetail("Policies on \"%s\" apply to role \"%s\".", get_rel_name(entity->versions),
 						   GetUserNameFromId(GetUserId(), false)),
-				 errhint("Apply as the owner of the entity.")));
+				 GetUserId() == entity->owner ?
+				 errhint("ALTER TABLE %s NO FORCE ROW LEVEL SECURITY;", gc_quoted_name(entity->versions)) :
+				 errhint("Apply as the owner, role \"%s\".", GetUserNameFromId(entity->owner, false))));
 }
 
 /* A version that lies too far ahead could not be replaced for as long. */
@@ -415,7 +417,8 @@ check_version(const GcEntity *entity, const GcDecoded *record, TimestampTz now)
 						entity->schema, entity->name),
 				 errdetail("Column \"%s\" is %s, the clock is %s, guest_context.max_future_skew is %d s.",
 						   entity->version_column, gc_timestamp_literal(version),
-						   gc_timestamp_literal(now), gc_max_future_skew)));
+						   gc_timestamp_literal(now), gc_max_future_skew),
+				 errhint("Correct the clock it comes from, or declare the unit of its times in the mapping.")));
 }
 
 /*

@@ -55,7 +55,8 @@ gc_build_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "root");
 	gc_require_argument(fcinfo, 1, "activate");
-	root = gc_dataset_root(PG_GETARG_OID(0), "build_dataset");
+	root = gc_dataset_root(PG_GETARG_OID(0), "build_dataset",
+						   PG_GETARG_BOOL(1) ? ", activate => true" : "");
 	dataset_id = gc_dataset_order_build(root, PG_GETARG_BOOL(1));
 	obstacle = gc_worker_obstacle(MyDatabaseId, root->owner, &hint);
 	if (obstacle == NULL)

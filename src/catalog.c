@@ -356,7 +356,8 @@ gc_entity_get(Oid relation, bool missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("relation \"%s\" is not an entity", name),
-				 errhint("SELECT * FROM guest_context.entity; lists the entities.")));
+				 errdetail("Neither an entity's view nor its versions table has that name."),
+				 errhint("SELECT entity FROM guest_context.entity;")));
 	}
 	if (!missing_ok)
 		gc_entity_check_columns(linitial(found));
@@ -420,7 +421,8 @@ gc_entity_check_owner(const GcEntity *entity)
 	if (!has_privs_of_role(GetUserId(), entity->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of entity \"%s.%s\"", entity->schema, entity->name)));
+				 errmsg("must be owner of entity \"%s.%s\"", entity->schema, entity->name),
+				 errdetail("It belongs to role \"%s\".", GetUserNameFromId(entity->owner, false))));
 }
 
 /* Relcache callback: forget where a table is when it changes or goes. */
@@ -511,7 +513,8 @@ gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("entity of \"%s\" is not in the catalogue of guest_context",
 						name ? name : "(dropped)"),
-				 errdetail("Its row in guest_context._window is missing, or not visible to this statement.")));
+				 errdetail("Its row in guest_context._window is missing, or not visible to this statement."),
+				 errhint("Restore the rows of the tables in schema guest_context too; a dump of the schema alone (pg_dump -s) leaves them out.")));
 	}
 	window->entity_id = DatumGetInt32(values[WINDOW_ENTITY_ID]);
 	window->dataset_id = DatumGetInt32(values[WINDOW_DATASET_ID]);

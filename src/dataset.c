@@ -50,18 +50,17 @@ PG_FUNCTION_INFO_V1(gc_drop_dataset);
 /* Rows that load_dataset moves at a time. */
 #define LOAD_BATCH_ROWS 10000
 
-/* Each state, and what can be done next with a dataset that is in it. */
 static const struct
 {
 	int			state;
 	const char *name;
-	const char *hint;			/* %d: the dataset */
+	const char *meaning;
 }			states[] = {
-	{GC_LOADING, "loading", "SELECT guest_context.seal_dataset(%d);"},
-	{GC_SEALED, "sealed", "SELECT * FROM guest_context.verify_dataset(%d); then activate_dataset."},
-	{GC_ACTIVE, "active", "Activate another one first: SELECT dataset, state, as_of FROM guest_context.dataset WHERE dataset <> %d;"},
-	{GC_RETIRED, "retired", "SELECT * FROM guest_context.verify_dataset(%d); then activate_dataset, or rollback_dataset."},
-	{GC_DROPPED, "dropped", "%d is gone; create_dataset or build_dataset makes another one."},
+	{GC_LOADING, "loading", "What is loaded must be sealed before it can be used."},
+	{GC_SEALED, "sealed", "What is sealed is immutable."},
+	{GC_ACTIVE, "active", "It is the one that is read now."},
+	{GC_RETIRED, "retired", "It was active once; what is sealed is immutable."},
+	{GC_DROPPED, "dropped", "Its partitions are gone, or going."},
 };
 
 char *
@@ -95,7 +94,7 @@ gc_require_read_committed(const char *verb)
 }
 
 GcEntity *
-gc_dataset_root(Oid relation, const char *function)
+gc_dataset_root(Oid relation, const char *function, const char *arguments)
 {
 	GcEntity   *entity = gc_entity_get(relation, false);
 
@@ -109,8 +108,8 @@ gc_dataset_root(Oid relation, const char *function)
 				 errmsg("entity \"%s\" is not a root", gc_entity_label(entity)),
 				 errdetail("A dataset spans a whole context, and the root of this one is \"%s\".",
 						   gc_entity_label(root)),
-				 errhint("SELECT guest_context.%s(%s, …);", function,
-						 quote_literal_cstr(gc_quoted_name(root->view)))));
+				 errhint("SELECT guest_context.%s(%s%s);", function,
+						 quote_literal_cstr(gc_quoted_name(root->view)), arguments)));
 	}
 	return entity;
 }
@@ -210,7 +209,7 @@ gc_dataset_get(int64 dataset_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("dataset %lld does not exist", (long long) dataset_id),
-				 errhint("SELECT dataset, root, state FROM guest_context.dataset; lists them.")));
+				 errhint("SELECT dataset, root, state FROM guest_context.dataset;")));
 	row = SPI_tuptable->vals[0];
 	dataset->dataset_id = (int32) dataset_id;
 	root_id = DatumGetInt32(column(row, "root_id", 0));
@@ -330,6 +329,42 @@ gc_dataset_is_broken(int32 dataset_id)
 	return dataset_id != 0 && broken_member(gc_dataset_get(dataset_id)) != NULL;
 }
 
+/* SELECT guest_context.create_dataset('shop.guests', as_of => …): a snapshot of now. */
+static char *
+create_command(const GcEntity *root)
+{
+	return psprintf("SELECT guest_context.create_dataset(%s, as_of => now());",
+					quote_literal_cstr(gc_quoted_name(root->view)));
+}
+
+/* What can be done next by who wanted to do that with a dataset in this state. */
+static char *
+next_command(const GcDataset *dataset, const char *verb)
+{
+	int32		id = dataset->dataset_id;
+	bool		load = strcmp(verb, "load") == 0;
+
+	switch (dataset->state)
+	{
+		case GC_LOADING:
+			return dataset->built ? pstrdup("SELECT * FROM guest_context.run_maintenance();") :
+				psprintf("SELECT guest_context.seal_dataset(%d);", id);
+		case GC_ACTIVE:
+			return psprintf("SELECT dataset, state, as_of FROM guest_context.dataset WHERE root = %s::regclass;",
+							quote_literal_cstr(gc_quoted_name(dataset->root->view)));
+		case GC_SEALED:
+		case GC_RETIRED:
+			if (!load)
+				return psprintf("SELECT * FROM guest_context.verify_dataset(%d);", id);
+			/* what was sealed too early is of no use to anybody */
+			return dataset->state == GC_RETIRED ? create_command(dataset->root) :
+				psprintf("SELECT guest_context.drop_dataset(%d); %s", id,
+						 create_command(dataset->root));
+		default:
+			return create_command(dataset->root);
+	}
+}
+
 /* The dataset as it is now, if it may be worked on. */
 static GcDataset *
 get_checked(int64 dataset_id, const char *verb, int allowed)
@@ -344,7 +379,9 @@ get_checked(int64 dataset_id, const char *verb, int allowed)
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("cannot %s dataset %d while it is %s", verb, dataset->dataset_id,
 							states[i].name),
-					 errhint(states[i].hint, dataset->dataset_id)));
+					 errdetail_internal("%s", dataset->built && dataset->state == GC_LOADING ?
+										"It is being built, or waits for that." : states[i].meaning),
+					 errhint("%s", next_command(dataset, verb))));
 	return NULL;
 }
 
@@ -381,8 +418,7 @@ gc_dataset_member(const GcDataset *dataset, Oid relation)
 			 entity->root_id == dataset->root->entity_id ?
 			 errdetail("The entity was created after the dataset.") :
 			 errdetail("The dataset spans the context of \"%s\".", gc_entity_label(dataset->root)),
-			 errhint("SELECT guest_context.create_dataset(%s, …);",
-					 quote_literal_cstr(gc_quoted_name(gc_entity_by_id(entity->root_id)->view)))));
+			 errhint("%s", create_command(gc_entity_by_id(entity->root_id)))));
 	return NULL;
 }
 
@@ -512,9 +548,10 @@ gc_create_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "root");
 	gc_require_argument(fcinfo, 1, "as_of");
-	root = gc_dataset_root(PG_GETARG_OID(0), "create_dataset");
 	as_of = PG_GETARG_TIMESTAMPTZ(1);
 	check_as_of(as_of);
+	root = gc_dataset_root(PG_GETARG_OID(0), "create_dataset",
+						   psprintf(", as_of => '%s'", gc_timestamp_literal(as_of)));
 
 	gc_dataset_lock_root(root);
 	dataset_id = gc_dataset_register(root, as_of, false, false);
@@ -537,8 +574,8 @@ gc_dataset_check_external(const GcDataset *dataset, const char *verb)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot %s dataset %d, for it is built from the current truth",
 						verb, dataset->dataset_id),
-				 errhint("SELECT guest_context.create_dataset(%s, …);",
-						 quote_literal_cstr(gc_quoted_name(dataset->root->view)))));
+				 errdetail("Nothing is loaded into it."),
+				 errhint("%s", create_command(dataset->root))));
 }
 
 /*

@@ -74,8 +74,11 @@ extern GcMember *gc_dataset_member(const GcDataset *dataset, Oid relation);
 /* ERROR for a dataset that is built from the truth: nobody loads or seals it. */
 extern void gc_dataset_check_external(const GcDataset *dataset, const char *verb);
 
-/* The root entity given to a verb; ERROR for a child or somebody else's. */
-extern GcEntity *gc_dataset_root(Oid relation, const char *function);
+/*
+ * The root entity given to a verb; ERROR for a child or somebody else's. The hint is the
+ * verb's call with the root, its other arguments as given ("" or ", …").
+ */
+extern GcEntity *gc_dataset_root(Oid relation, const char *function, const char *arguments);
 
 /*
  * Serializes what moves the active dataset, the floor or the coverage of a root; keeps

@@ -64,9 +64,9 @@ gc_coverage_check(const GcEntity *root, int32 dataset_id, const char *verb)
 				 errdetail("Its window begins at %s, and records that arrived before %s have been dropped: [%s, %s) is not covered.",
 						   gc_timestamp_literal(from), gc_timestamp_literal(until),
 						   gc_timestamp_literal(from), gc_timestamp_literal(until)),
-				 errhint("Load a snapshot with as_of not before %s: SELECT guest_context.create_dataset(%s, …);",
-						 gc_timestamp_literal(gc_timestamp_plus(until, root->overlap)),
-						 quote_literal_cstr(gc_quoted_name(root->view)))));
+				 errhint("Load a snapshot of that time or later: SELECT guest_context.create_dataset(%s, as_of => '%s');",
+						 quote_literal_cstr(gc_quoted_name(root->view)),
+						 gc_timestamp_literal(gc_timestamp_plus(until, root->overlap)))));
 	}
 	SPI_finish();
 }
@@ -209,7 +209,7 @@ gc_dataset_activate(int64 dataset_id, int64 expected_active, bool force)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 active == 0 ? errmsg("no dataset is active, and %lld was expected", (long long) expected_active) :
 				 errmsg("dataset %d is active, and %lld was expected", active, (long long) expected_active),
-				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset; shows what happened.")));
+				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset ORDER BY activated_at;")));
 	gc_dataset_check_leaves(dataset, "activate");
 	/* while the active one has lost rows, there is nothing that a verdict could be about */
 	if (!force)
@@ -273,7 +273,7 @@ require_earlier_dataset(const GcEntity *root)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("no earlier dataset of \"%s\" to roll back to", gc_entity_label(root)),
 				 errdetail("Only one that was active before and is older than the active one can be."),
-				 errhint("SELECT dataset, state, as_of FROM guest_context.dataset; lists them.")));
+				 errhint("SELECT dataset, state, as_of FROM guest_context.dataset ORDER BY as_of;")));
 	return dataset_id;
 }
 
@@ -323,13 +323,13 @@ gc_rollback_dataset(PG_FUNCTION_ARGS)
 	gc_require_argument(fcinfo, 0, "root");
 	gc_require_argument(fcinfo, 1, "force");
 	gc_require_read_committed("roll back");
-	root = gc_dataset_root(PG_GETARG_OID(0), "rollback_dataset");
+	root = gc_dataset_root(PG_GETARG_OID(0), "rollback_dataset", PG_GETARG_BOOL(1) ? ", force => true" : "");
 	dataset = gc_dataset_open(require_earlier_dataset(root), "roll back to", GC_RETIRED, ExclusiveLock, true);
 	if (earlier_dataset(root) != dataset->dataset_id)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("another dataset of \"%s\" has become active meanwhile", gc_entity_label(root)),
-				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset; shows what happened.")));
+				 errhint("SELECT dataset, state, activated_at FROM guest_context.dataset ORDER BY activated_at;")));
 	gc_dataset_check_leaves(dataset, "roll back to");
 	active = active_dataset(root);
 	if (!PG_GETARG_BOOL(1))

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -50,6 +51,32 @@ expected_count(const char *name, JsonbValue *value)
 }
 
 /*
+ * SELECT guest_context.seal_dataset(17, '{"shop.orders": 0, …}'): the counts that were given,
+ * and this one's.
+ */
+static char *
+seal_command(const GcDataset *dataset, const GcMember *counted, int64 count)
+{
+	StringInfoData json;
+	ListCell   *lc;
+
+	initStringInfo(&json);
+	foreach(lc, dataset->members)
+	{
+		GcMember   *member = lfirst(lc);
+		int64		expected = member == counted ? count : member->expected;
+
+		if (expected == GC_NOT_EXPECTED)
+			continue;
+		appendStringInfoString(&json, json.len > 0 ? ", " : "");
+		escape_json(&json, gc_quoted_name(member->entity->view));
+		appendStringInfo(&json, ": %lld", (long long) expected);
+	}
+	return psprintf("SELECT guest_context.seal_dataset(%d, %s);", dataset->dataset_id,
+					quote_literal_cstr(psprintf("{%s}", json.data)));
+}
+
+/*
  * Notes {"shop.orders": 812345} in the members. Names are looked up with the
  * caller's search_path.
  */
@@ -64,8 +91,7 @@ read_expected(const GcDataset *dataset, Jsonb *expected)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"expected\" must be an object of counts"),
-				 errhint("SELECT guest_context.seal_dataset(%d, '{\"%s\": 812345}');",
-						 dataset->dataset_id, gc_entity_label(dataset->root))));
+				 errhint("%s", seal_command(dataset, linitial(dataset->members), 812345))));
 	iterator = JsonbIteratorInit(&expected->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
@@ -100,8 +126,11 @@ check_counts(const GcDataset *dataset, const GcMember *member, const GcLeafCount
 						(long long) member->expected),
 				 errdetail("Besides, it has %lld tombstones, and %lld older versions were left out.",
 						   (long long) counts->tombstones, (long long) superseded),
-				 errhint("Load what is missing into \"%s\", or correct the expected count, then seal again.",
-						 get_rel_name(member->staging))));
+				 counts->rows < member->expected ?
+				 errhint("Load what is missing into %s, or correct the expected count, then seal again.",
+						 gc_quoted_name(member->staging)) :
+				 errhint("Delete what is too much from %s, or correct the expected count, then seal again.",
+						 gc_quoted_name(member->staging))));
 	if (counts->rows == 0 && member->expected == GC_NOT_EXPECTED &&
 		(counted || gc_dataset_active_rows(member->entity) > 0))
 		ereport(ERROR,
@@ -109,8 +138,7 @@ check_counts(const GcDataset *dataset, const GcMember *member, const GcLeafCount
 				 errmsg("dataset %d has no rows of entity \"%s\"", dataset->dataset_id, label),
 				 counted ? errdetail("Its count is not among the expected ones.") :
 				 errdetail("The active dataset has rows of it."),
-				 errhint("If that is right: SELECT guest_context.seal_dataset(%d, '{\"%s\": 0, …}');",
-						 dataset->dataset_id, label)));
+				 errhint("If that is right: %s", seal_command(dataset, member, 0))));
 }
 
 /* The newest version per key, as SQL for FROM; its alias is no column's name. */

@@ -17,6 +17,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -24,7 +25,9 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
@@ -47,6 +50,9 @@ PG_FUNCTION_INFO_V1(gc_refuse_write);
 
 /* Room for the longest suffix: _batch_d2147483647_staging */
 #define MAX_ENTITY_NAME (NAMEDATALEN - 1 - 26)
+
+/* As many columns as a hint shows. */
+#define HINT_COLUMNS 12
 
 /* Arguments of create_entity, in the order of its declaration. */
 enum
@@ -296,13 +302,24 @@ check_owner(Oid owner)
 				 errhint("Create entities as an ordinary role.")));
 }
 
+static void
+say_how_to_quote(void *arg)
+{
+	if (geterrcode() == ERRCODE_INVALID_NAME)
+		errhint("Write a name with capitals or blanks in double quotes: 'shop.\"My Orders\"'.");
+}
+
 /* Splits 'shop.orders' and settles where the entity goes. */
 static void
 resolve_name(GcEntity *entity, const char *name)
 {
-	List	   *parts = textToQualifiedNameList(cstring_to_text(name));
-	RangeVar   *range = makeRangeVarFromNameList(parts);
+	ErrorContextCallback context = {.callback = say_how_to_quote, .previous = error_context_stack};
+	RangeVar   *range;
 	Oid			schema;
+
+	error_context_stack = &context;
+	range = makeRangeVarFromNameList(textToQualifiedNameList(cstring_to_text(name)));
+	error_context_stack = context.previous;
 
 	if (range->catalogname != NULL)
 		ereport(ERROR,
@@ -489,6 +506,29 @@ insert_entity(GcEntity *entity)
 	SPI_finish();
 }
 
+/* ERROR when one of the tables behind the entity could not have its name. */
+static void
+check_free(const GcEntity *entity)
+{
+	static const char *const suffixes[] = {"versions", "speed", "batch", "offset_seq"};
+
+	for (int i = 0; i < lengthof(suffixes); i++)
+	{
+		char	   *name = psprintf("%s_%s", entity->name, suffixes[i]);
+		Oid			relid = get_relname_relid(name, get_namespace_oid(entity->schema, false));
+
+		if (OidIsValid(relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_TABLE),
+					 errmsg("relation \"%s\" already exists in schema \"%s\"", name, entity->schema),
+					 errdetail("Entity \"%s\" needs that name for itself.", entity->name),
+					 gc_entity_get(relid, true) != NULL ?
+					 errhint("It is an entity that has lost its view: SELECT guest_context.alter_entity(%s);",
+							 quote_literal_cstr(gc_quoted_name(relid))) :
+					 errhint("Rename that one, or choose another name.")));
+	}
+}
+
 /* The entity of that name, if there is one already; ERROR if the name is taken otherwise. */
 static Oid
 find_existing(const GcEntity *entity, bool if_not_exists)
@@ -497,17 +537,40 @@ find_existing(const GcEntity *entity, bool if_not_exists)
 	GcEntity   *found;
 
 	if (!OidIsValid(existing))
+	{
+		check_free(entity);
 		return InvalidOid;
+	}
 	found = if_not_exists ? gc_entity_get(existing, true) : NULL;
 	if (found == NULL || found->view != existing)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_TABLE),
 				 errmsg("relation \"%s\" already exists in schema \"%s\"",
-						entity->name, entity->schema)));
+						entity->name, entity->schema),
+				 !if_not_exists && (found = gc_entity_get(existing, true)) != NULL &&
+				 found->view == existing ?
+				 errhint("It is an entity: if_not_exists => true leaves it as it is.") :
+				 errhint("Rename that one, or choose another name.")));
 	ereport(NOTICE,
 			(errcode(ERRCODE_DUPLICATE_TABLE),
 			 errmsg("entity \"%s.%s\" already exists, skipping", entity->schema, entity->name)));
 	return existing;
+}
+
+void
+gc_root_options_error(const GcEntity *entity, const Interval *overlap, const Interval *rebuild_every)
+{
+	GcEntity   *root = gc_entity_by_id(entity->root_id);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("overlap and rebuild_every belong to the root"),
+			 errdetail("Entity \"%s.%s\" has a parent and follows its root.", entity->schema, entity->name),
+			 errhint("SELECT guest_context.alter_entity(%s%s%s);",
+					 quote_literal_cstr(gc_quoted_name(root->view)),
+					 overlap == NULL ? "" : psprintf(", overlap => '%s'", gc_interval_literal(overlap)),
+					 rebuild_every == NULL ? "" :
+					 psprintf(", rebuild_every => '%s'", gc_interval_literal(rebuild_every)))));
 }
 
 /* Options of the context belong to its root; a child may only repeat the default. */
@@ -516,17 +579,11 @@ settle_root_options(GcEntity *entity, const Interval *default_overlap)
 {
 	if (entity->parent_id == 0)
 		return;
-	if (entity->rebuild_every != NULL ||
-		!DatumGetBool(DirectFunctionCall2(interval_eq, IntervalPGetDatum(entity->overlap),
-										  IntervalPGetDatum(default_overlap))))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("overlap and rebuild_every belong to the root"),
-				 errdetail("Entity \"%s.%s\" has a parent and follows its root.",
-						   entity->schema, entity->name),
-				 errhint("SELECT guest_context.alter_entity(%s, …);",
-						 quote_literal_cstr(gc_quoted_name(gc_entity_by_id(entity->root_id)->view)))));
-	entity->overlap = NULL;
+	if (DatumGetBool(DirectFunctionCall2(interval_eq, IntervalPGetDatum(entity->overlap),
+										 IntervalPGetDatum(default_overlap))))
+		entity->overlap = NULL;
+	if (entity->rebuild_every != NULL || entity->overlap != NULL)
+		gc_root_options_error(entity, entity->overlap, entity->rebuild_every);
 }
 
 Interval *
@@ -656,14 +713,49 @@ gc_grant_reader(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * SELECT guest_context.apply('shop.orders', '{"ref": "…", "modified_at": "…", …}'), with all
+ * fields as long as that is a hint: what they do not give is NULL afterwards.
+ */
+static char *
+apply_command(const GcEntity *entity, bool deleted)
+{
+	List	   *columns = lappend(list_copy(entity->key_columns), makeString(entity->version_column));
+	StringInfoData json;
+	ListCell   *lc;
+
+	if (!deleted && list_length(entity->shape_columns) <= HINT_COLUMNS)
+		columns = entity->shape_columns;
+	initStringInfo(&json);
+	foreach(lc, columns)
+	{
+		appendStringInfoString(&json, json.len > 0 ? ", " : "{");
+		escape_json(&json, strVal(lfirst(lc)));
+		appendStringInfoString(&json, ": \"…\"");
+	}
+	appendStringInfoString(&json, "}");
+	return psprintf("SELECT guest_context.apply(%s, %s%s);",
+					quote_literal_cstr(gc_quoted_name(entity->view)), quote_literal_cstr(json.data),
+					deleted ? ", deleted => true" : "");
+}
+
 /* _refuse_write() -> trigger: the view of truth is read-only. */
 Datum
 gc_refuse_write(PG_FUNCTION_ARGS)
 {
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	GcEntity   *entity;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "_refuse_write was not called as a trigger");	/* cannot happen */
+	entity = gc_entity_get(RelationGetRelid(data->tg_relation), true);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the view of truth cannot be written to"),
-			 errdetail("Its rows are chosen among versions; a new version changes them."),
-			 errhint("SELECT guest_context.apply('schema.entity', '{\"ref\": …, \"modified_at\": …}');")));
+			 TRIGGER_FIRED_BY_DELETE(data->tg_event) ?
+			 errdetail("Its rows are chosen among versions; a newer tombstone takes one away.") :
+			 errdetail("Its rows are chosen among versions; a newer version, with all its fields, changes them."),
+			 entity == NULL ? 0 :
+			 errhint("%s", apply_command(entity, TRIGGER_FIRED_BY_DELETE(data->tg_event)))));
 	PG_RETURN_NULL();
 }

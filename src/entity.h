@@ -23,6 +23,10 @@ extern Datum gc_list_datum(List *list);
 /* An interval from our own text. */
 extern Interval *gc_interval_parse(const char *text);
 
+/* ERROR: a child was given options (or NULL) that its root has; the hint gives them to that. */
+extern void gc_root_options_error(const GcEntity *entity, const Interval *overlap,
+								  const Interval *rebuild_every);
+
 /* ERROR when an interval among the options makes no sense. */
 extern void gc_entity_check_options(const GcEntity *entity);
 

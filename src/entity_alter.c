@@ -248,11 +248,8 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 	gc_entity_check_columns(entity);
 	query = gc_truth_sql(entity);
 	if (entity->parent_id != 0 && (!PG_ARGISNULL(2) || !PG_ARGISNULL(5)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("overlap and rebuild_every belong to the root"),
-				 errhint("SELECT guest_context.alter_entity(%s, …);",
-						 quote_literal_cstr(gc_quoted_name(gc_entity_by_id(entity->root_id)->view)))));
+		gc_root_options_error(entity, PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2),
+							  PG_ARGISNULL(5) ? NULL : PG_GETARG_INTERVAL_P(5));
 
 	reset_options(entity, gc_list_argument(fcinfo, 10, "reset"));
 	alter_interval(fcinfo, 1, &entity->retention);
@@ -292,6 +289,14 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Instead of the hint that DROP has a CASCADE. */
+static void
+say_no_cascade(void *arg)
+{
+	if (geterrcode() == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
+		errhint("Drop those first; guest_context.drop_entity drops nothing that is not the entity's.");
+}
+
 /*
  * drop_entity(entity regclass) -> void
  *
@@ -306,6 +311,7 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	Oid			types[1] = {INT4OID};
 	Datum		values[1];
+	ErrorContextCallback context = {.callback = say_no_cascade};
 	int			guc_level;
 
 	gc_require_argument(fcinfo, 0, "entity");
@@ -339,12 +345,15 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 		if (get_rel_name(staging) != NULL)
 			gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(staging)), entity->owner);
 	}
+	context.previous = error_context_stack;
+	error_context_stack = &context;
 	if (entity->view != entity->versions)
 		gc_run_ddl(psprintf("DROP VIEW %s", gc_quoted_name(entity->view)), entity->owner);
 	/* tables before their indexes, as autovacuum does; DROP goes the other way */
 	gc_run_ddl(psprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", gc_quoted_name(entity->versions)),
 			   entity->owner);
 	gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(entity->versions)), entity->owner);
+	error_context_stack = context.previous;
 	gc_catalog_execute("DELETE FROM guest_context._dataset_entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_DELETE);
 	gc_catalog_execute("DELETE FROM guest_context._dataset WHERE root_id OPERATOR(pg_catalog.=) $1",

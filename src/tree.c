@@ -383,8 +383,9 @@ gc_writers_check(Oid root_versions, TimestampTz bound, const char *verb)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("cannot %s while a prepared transaction holds written records", verb),
-				 errdetail("Its records may lie before %s.", gc_timestamp_literal(bound)),
-				 errhint("SELECT gid FROM pg_prepared_xacts; then COMMIT PREPARED or ROLLBACK PREPARED it.")));
+				 errdetail("Its records may lie before %s; it must be committed or rolled back.",
+						   gc_timestamp_literal(bound)),
+				 errhint("SELECT gid, prepared FROM pg_prepared_xacts WHERE database = current_database();")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("cannot %s while process %d has written records that are not committed", verb, pid),
