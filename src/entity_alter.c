@@ -127,6 +127,21 @@ alter_interval(FunctionCallInfo fcinfo, int arg, Interval **option)
 		*option = PG_GETARG_INTERVAL_P(arg);
 }
 
+/* ERROR for an option that is both given and put back to its default. */
+static void
+check_reset(FunctionCallInfo fcinfo, List *names)
+{
+	static const char *const arguments[] = {NULL, "retention", "overlap", "partition_interval",
+	"expire_after", "rebuild_every", "mapping", "unmapped"};
+
+	for (int i = 1; i < lengthof(arguments); i++)
+		if (!PG_ARGISNULL(i) && list_member(names, makeString(pstrdup(arguments[i]))))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" cannot be both set and reset", arguments[i]),
+					 errhint("Leave out one of the two.")));
+}
+
 /* Puts options back to their defaults. */
 static void
 reset_options(GcEntity *entity, List *names)
@@ -240,6 +255,7 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 {
 	GcEntity   *entity;
 	char	   *query;
+	List	   *reset;
 	int			guc_level;
 
 	gc_require_argument(fcinfo, 0, "entity");
@@ -251,7 +267,9 @@ gc_alter_entity(PG_FUNCTION_ARGS)
 		gc_root_options_error(entity, PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2),
 							  PG_ARGISNULL(5) ? NULL : PG_GETARG_INTERVAL_P(5));
 
-	reset_options(entity, gc_list_argument(fcinfo, 10, "reset"));
+	reset = gc_list_argument(fcinfo, 10, "reset");
+	check_reset(fcinfo, reset);
+	reset_options(entity, reset);
 	alter_interval(fcinfo, 1, &entity->retention);
 	alter_interval(fcinfo, 2, &entity->overlap);
 	alter_interval(fcinfo, 3, &entity->partition_interval);

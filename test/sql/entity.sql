@@ -226,6 +226,7 @@ SELECT guest_context.alter_entity('entity.orders', expire_after => '8 days');
 SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation = 'entity.orders'::regclass AND mode = 'AccessExclusiveLock';
 ROLLBACK;
 SELECT guest_context.alter_entity('entity.orders', retention => '9 days', reset => '{retention,mapping}');
+SELECT guest_context.alter_entity('entity.orders', retention => '9 days', reset => '{mapping}');
 SELECT retention, mapping, unmapped_column, expire_after FROM guest_context._entity WHERE view = 'entity.orders'::regclass;
 -- another column may take what is not mapped
 SELECT guest_context.alter_entity('entity.orders', reset => '{unmapped}');

@@ -38,10 +38,11 @@ CREATE TABLE half_versions ();
 SELECT * FROM try($$SELECT guest_context.create_entity('half', 'shape')$$);
 SELECT * FROM try($$SELECT guest_context.drop_entity('half_versions')$$);
 
--- options of the root, given to a child
+-- options of the root, given to a child; set and reset at once
 SELECT * FROM try($$SELECT guest_context.alter_entity('"Kid''s Orders"', overlap => '13 hours', rebuild_every => '1 day')$$);
 SELECT overlap, rebuild_every FROM guest_context.entity WHERE entity = '"Kid''s"'::regclass;
 SELECT guest_context.alter_entity('"Kid''s"', reset => '{rebuild_every}');
+SELECT * FROM try($$SELECT guest_context.alter_entity('"Kid''s"', overlap => '13 hours', reset => '{overlap}')$$);
 
 -- a child for its root
 SELECT * FROM try($$SELECT guest_context.create_dataset('"Kid''s Orders"', now() - interval '1 hour')$$);
