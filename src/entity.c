@@ -677,7 +677,7 @@ gc_create_entity(PG_FUNCTION_ARGS)
 }
 
 /*
- * grant_reader(entity regclass, role name) -> void
+ * grant_reader(entity regclass, role name) -> void; 'public' is everybody, as for GRANT
  *
  * SELECT on the view, USAGE on its schema, and with security_invoker SELECT on
  * the tree's root, which is what the reader's own rights are checked against.
@@ -700,7 +700,11 @@ gc_grant_reader(PG_FUNCTION_ARGS)
 				 errmsg("entity \"%s.%s\" has lost its view of truth", entity->schema, entity->name),
 				 errhint("SELECT guest_context.alter_entity(%s);",
 						 quote_literal_cstr(gc_quoted_name(entity->versions)))));
-	role = quote_identifier(GetUserNameFromId(get_role_oid(NameStr(*PG_GETARG_NAME(1)), false), false));
+	role = NameStr(*PG_GETARG_NAME(1));
+	if (strcmp(role, "public") == 0)
+		role = "PUBLIC";		/* no role can have that name */
+	else
+		role = quote_identifier(GetUserNameFromId(get_role_oid(role, false), false));
 	gc_run_ddl(psprintf("GRANT USAGE ON SCHEMA %s TO %s",
 						quote_identifier(get_namespace_name(get_rel_namespace(entity->view))), role),
 			   GetUserId());

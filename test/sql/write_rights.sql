@@ -55,6 +55,13 @@ SELECT guest_context.apply('things', '{"ref": "t4", "name": "vier", "modified_at
 SET SESSION AUTHORIZATION regress_rights_owner;
 SELECT ref, name FROM things WHERE ref > 't2';
 
+-- readers: a role, or everybody
+SELECT guest_context.grant_reader('things', 'nobody_of_that_name');
+SELECT guest_context.grant_reader('things', 'public');
+SET SESSION AUTHORIZATION regress_rights_writer;
+SELECT count(*) FROM things;
+SET SESSION AUTHORIZATION regress_rights_owner;
+
 -- what was built is as immutable as what was loaded, and both can be dropped
 BEGIN;
 SELECT guest_context.build_dataset('things') AS built \gset
