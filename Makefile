@@ -117,7 +117,7 @@ tree: all
 	  for d in $(shell $(PG_CONFIG) --bindir) $(shell $(PG_CONFIG) --pkglibdir) $(shell $(PG_CONFIG) --sharedir); do \
 	    rm -rf $(TREE)$$d && mkdir -p $(TREE)$$d && cp -a $$d/. $(TREE)$$d/ || exit 1; \
 	  done && echo "$$sum" > $(PGCOPY); }
-	$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(TREE) with_llvm=no >/dev/null
+	$(MAKE) --no-print-directory install DESTDIR='$(CURDIR)/$(TREE)' with_llvm=no >/dev/null
 
 # The payload decoder outside the server: the reader program's build, tried over one
 # corpus, then again under sanitizers with random records. The encoding functions
