@@ -25,3 +25,5 @@ if ! "${as_user[@]}" "$pgbin/psql" -X -q -d demo -v ON_ERROR_STOP=1 -v bold="$bo
 	tail -n 20 "$work/server.log"
 	exit 1
 fi
+stop_servers
+[ -n "$KEEP" ] || { rm -rf "$work" && work="" && echo "The server is stopped, and everything that was made here is gone again."; }
