@@ -69,6 +69,25 @@ SELECT guest_context._build_dataset_now(:built);
 COMMIT;
 DELETE FROM things_batch_d7002;
 SELECT guest_context.drop_dataset(7002);
+
+-- another owner: of one piece is not enough, of all of it is
+RESET SESSION AUTHORIZATION;
+GRANT CREATE ON SCHEMA rights TO regress_rights_writer;
+ALTER VIEW rights.things OWNER TO regress_rights_writer;
+SET SESSION AUTHORIZATION regress_rights_writer;
+SELECT count(*) FROM things;
+RESET SESSION AUTHORIZATION;
+REASSIGN OWNED BY regress_rights_owner TO regress_rights_writer;
+SET SESSION AUTHORIZATION regress_rights_writer;
+SELECT guest_context.apply('things', '{"ref": "t6", "name": "six", "modified_at": "2026-01-01T00:00:00Z"}');
+SELECT count(*) FROM things;
+SELECT owner FROM guest_context.entity WHERE entity = 'things'::regclass;
+BEGIN;
+SELECT guest_context.build_dataset('things', activate => true) AS built \gset
+SELECT guest_context._build_dataset_now(:built);
+COMMIT;
+SELECT dataset, state FROM guest_context.dataset WHERE root = 'things'::regclass ORDER BY 1;
+SELECT count(*) FROM things;
 SELECT guest_context.drop_entity('things');
 RESET SESSION AUTHORIZATION;
 DROP SCHEMA rights CASCADE;
