@@ -157,7 +157,8 @@ newest_loaded(const GcMember *member)
  * Adds to what was loaded the truth's tombstones that the dataset's window will not have, as
  * far back as `retention`. A key that was loaded as alive is left alone: whether that takes a
  * delete back is for verify to say and for `force` to decide. Not seen are tombstones of
- * transactions that are older than the window start and still open.
+ * transactions that are older than the window start and still open. While the active
+ * dataset has lost a partition there is no truth to ask, and the records' own are taken.
  */
 static void
 take_over_tombstones(const GcDataset *dataset, const GcMember *member)
@@ -166,8 +167,12 @@ take_over_tombstones(const GcDataset *dataset, const GcMember *member)
 	const char *staging = gc_quoted_name(member->staging);
 	const char *version = quote_identifier(entity->version_column);
 	TimestampTz horizon = gc_timestamp_minus(dataset->as_of, entity->retention);
+	const char *truth;
+	GcWindow	now;
 	GcCaller	caller;
 
+	gc_window_read(entity->versions, NULL, &now);
+	truth = gc_dataset_is_broken(now.dataset_id) ? "v.gc_dataset = 0" : gc_truth_where(entity, "v", true);
 	gc_owner_enter(entity->owner, &caller);
 	/* few tombstones are expected where there may be many, and the staging table has no index */
 	set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION,
@@ -179,7 +184,7 @@ take_over_tombstones(const GcDataset *dataset, const GcMember *member)
 							 "   AND NOT EXISTS (SELECT FROM %1$s s WHERE %9$s AND NOT s.gc_deleted)",
 							 staging, gc_column_list(entity->key_columns, ""), version,
 							 gc_column_list(entity->key_columns, "v."), gc_quoted_name(entity->versions),
-							 gc_truth_where(entity, "v", true), gc_timestamp_literal(horizon),
+							 truth, gc_timestamp_literal(horizon),
 							 gc_timestamp_literal(member->window_start),
 							 gc_columns_equal_sql(entity->versions, entity->key_columns, "s",
 												  entity->key_columns, "v")),

@@ -75,6 +75,20 @@ DROP TABLE guests_batch_d8004;
 SELECT guest_context.rollback_dataset('guests');
 SELECT name FROM guests;
 
+-- with no other dataset a new one is loaded; deletes among the records are taken over into it
+SELECT guest_context.drop_dataset(8004);
+DROP TABLE guests_batch_d8003;
+SELECT guest_context.rollback_dataset('guests');
+SELECT guest_context.apply('guests', json_build_object('ref', 'g2', 'modified_at', now() - interval '30 minutes'), deleted => true);
+SELECT guest_context.alter_entity('guests', overlap => '0');
+SELECT pg_sleep(0.01);
+SELECT guest_context.create_dataset('guests', clock_timestamp()) AS d \gset
+SELECT guest_context.load_dataset(:d, 'guests', $$SELECT 'g1' AS ref, 'five' AS name, now() AS modified_at$$);
+SELECT guest_context.seal_dataset(:d, '{"lost.guests": 1, "lost.orders": 0}');
+SELECT guest_context.activate_dataset(:d, force => true);
+SELECT name FROM guests;
+SELECT ref, gc_deleted FROM guests_versions WHERE gc_dataset = :d ORDER BY 1;
+
 SELECT guest_context.drop_entity('orders'), guest_context.drop_entity('guests');
 RESET SESSION AUTHORIZATION;
 SET client_min_messages = warning;
