@@ -55,6 +55,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "key_filter.h"
 #include "launcher.h"
 #include "maintenance.h"
 #include "tree.h"
@@ -588,6 +589,8 @@ cycle(List *entities)
 		gc_step_run(lfirst(lc), "dataset", gc_retention_decide_datasets, NULL);
 	}
 	gc_retention_drop(entities);
+	foreach(lc, entities)
+		gc_step_run(lfirst(lc), "filters", gc_key_filter_make, NULL);
 	foreach(lc, entities)
 		gc_step_run(lfirst(lc), "analyze", analyze_tree, NULL);
 	foreach(lc, entities)

@@ -350,10 +350,12 @@ HeapTuple
 gc_read_newest(GcRead *read, const Datum *key)
 {
 	Newest		newest = {0};
+	GcFilterHash hash = {0};
 	TupleConversionMap *map;
 
 	for (int i = 0; i < read->nspeed; i++)
-		newest_of_leaf(read, &read->speed[i], key, &newest);
+		if (!gc_leaf_lacks(read, &read->speed[i], key, &hash))
+			newest_of_leaf(read, &read->speed[i], key, &newest);
 
 	/* Where the window has a version newer than all of the dataset's, that is it. */
 	if (OidIsValid(read->batch.relid) &&

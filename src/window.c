@@ -23,6 +23,7 @@
 
 #include "access/genam.h"
 #include "access/nbtree.h"
+#include "access/relation.h"
 #include "access/relscan.h"
 #include "access/stratnum.h"
 #include "access/table.h"
@@ -54,6 +55,7 @@
  * Costs in units of one probe of one leaf: about a microsecond and a half to
  * open, descend and close, against reading and hashing a row of the window.
  */
+#define FILTER_COST			0.15	/* to ask a leaf's key filter first */
 #define ROW_COST			0.12
 #define RECENT_ROW_COST		0.5		/* fetched through an index */
 
@@ -338,9 +340,71 @@ gc_leaf_release(GcLeaf *leaf)
 		index_close(leaf->index, NoLock);
 		leaf->scan = NULL;
 	}
+	if (leaf->filter != NULL)
+		index_close(leaf->filter, NoLock);
+	leaf->filter = NULL;
 	if (leaf->rel != NULL)
 		table_close(leaf->rel, NoLock);
 	leaf->rel = NULL;
+}
+
+/*
+ * Serializable transactions do without: that a key is not there is noted by descending
+ * the index that it would be in.
+ */
+static Relation
+open_filter(GcRead *read, GcLeaf *leaf)
+{
+	Relation	filter;
+
+	if (!leaf->filter_known)
+	{
+		leaf->filter_index = IsolationIsSerializable() ? InvalidOid : gc_key_filter_of(leaf->relid);
+		leaf->filter_known = true;
+	}
+	if (leaf->filter != NULL || !OidIsValid(leaf->filter_index))
+		return leaf->filter;
+	filter = try_relation_open(leaf->filter_index, AccessShareLock);
+	if (filter == NULL)
+		leaf->filter_index = InvalidOid;	/* dropped: then the leaf itself is asked */
+	else if (read->nscans > 0)
+		leaf->filter = filter;
+	return filter;
+}
+
+static uint64
+hash_for_filters(GcRead *read, const Datum *key)
+{
+	if (read->filter_columns == NULL)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(read->context);
+
+		read->filter_columns = palloc(sizeof(GcFilterColumn) * read->key.ncolumns);
+		for (int i = 0; i < read->key.ncolumns; i++)
+			gc_key_filter_column(&read->filter_columns[i], read->key.columns[i].type,
+								 read->key.columns[i].collation);
+		MemoryContextSwitchTo(caller);
+	}
+	return gc_key_filter_hash(read->filter_columns, read->key.ncolumns, key);
+}
+
+bool
+gc_leaf_lacks(GcRead *read, GcLeaf *leaf, const Datum *key, GcFilterHash *hash)
+{
+	Relation	filter = open_filter(read, leaf);
+	bool		lacks;
+
+	if (filter == NULL)
+		return false;
+	if (!hash->done)
+	{
+		hash->hash = hash_for_filters(read, key);
+		hash->done = true;
+	}
+	lacks = !gc_key_filter_has(filter, hash->hash);
+	if (leaf->filter == NULL)
+		index_close(filter, AccessShareLock);
+	return lacks;
 }
 
 /* The first _is_current of a statement. */
@@ -465,9 +529,17 @@ probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version, GcPosit
 static bool
 probe_window(GcRead *read, const Datum *key, TimestampTz version, GcPosition *newest)
 {
+	GcFilterHash hash = {0};
+
 	newest->version = DT_NOBEGIN;
 	for (int i = 0; i < read->nspeed; i++)
+	{
+		read->probe_cost += FILTER_COST;
+		if (gc_leaf_lacks(read, &read->speed[i], key, &hash))
+			continue;
+		read->probe_cost += 1;
 		probe(read, &read->speed[i], key, version, newest);
+	}
 	return newest->version != DT_NOBEGIN;
 }
 
@@ -712,10 +784,7 @@ gc_window_newest(GcRead *read, const Datum *key, TimestampTz version, bool in_wi
 		if (read->build_cost == 0 && read->nspeed > 0)
 			estimate_window(read);
 		if (read->probe_cost < read->build_cost || read->nspeed == 0)
-		{
-			read->probe_cost += read->nspeed;
 			return probe_window(read, key, version, newest);
-		}
 		build(read);
 	}
 	if (read->mode == GC_MODE_MAP)

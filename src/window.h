@@ -15,6 +15,7 @@
 #include "utils/snapshot.h"
 
 #include "catalog.h"
+#include "key_filter.h"
 #include "read.h"
 
 /* A leaf that may hold a newer version. */
@@ -23,6 +24,9 @@ typedef struct GcLeaf
 	Oid			relid;
 	Oid			key_index;		/* on (key…, version); InvalidOid when there is none */
 	bool		check_arrival;	/* part of it lies before the window */
+	bool		filter_known;
+	Oid			filter_index;	/* its key filter, InvalidOid when there is none to ask */
+	Relation	filter;			/* held as rel is */
 	TupleTableSlot *slot;		/* for functions: holds nothing of the relation */
 	Relation	rel;			/* held while scan nodes are under way, see gc_leaf_hold */
 	Relation	index;
@@ -71,6 +75,7 @@ struct GcRead
 	AttrNumber	partition;
 	AttrNumber	offset;
 	ScanKeyData *scan_keys;		/* key columns = …, version >= … */
+	GcFilterColumn *filter_columns; /* how filters hash the key; NULL until one is asked */
 	int			nspeed;
 	GcLeaf	   *speed;			/* leaves of the window */
 	GcLeaf		batch;			/* leaf of the active dataset, if any */
@@ -109,6 +114,16 @@ extern void gc_read_set_leaf(GcRead *read, int number, Oid relid, bool check_arr
 /* Keeps a leaf open until gc_read_end: for scan nodes only. */
 extern void gc_leaf_hold(GcRead *read, GcLeaf *leaf);
 extern void gc_leaf_release(GcLeaf *leaf);
+
+/* The hash of a key for filters, once it was needed. */
+typedef struct GcFilterHash
+{
+	bool		done;
+	uint64		hash;
+} GcFilterHash;
+
+/* Does the leaf's filter say that it has no version of the key? */
+extern bool gc_leaf_lacks(GcRead *read, GcLeaf *leaf, const Datum *key, GcFilterHash *hash);
 
 /*
  * A held scan of the leaf's versions of a key, none older than `version`; newest first when read backward
