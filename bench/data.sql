@@ -60,7 +60,7 @@ BEGIN
 	EXECUTE format('CREATE TYPE %I.order_shape AS (ref text, guest_ref text, status text, total numeric,'
 		' modified_at timestamptz)', name);
 	PERFORM guest_context.create_entity(name || '.guests', (name || '.guest_shape')::regclass,
-		partition_interval => '1 hour', overlap => '1 hour');
+		partition_interval => '1 hour', overlap => '1 hour', retention => '30 days');
 	PERFORM guest_context.create_entity(name || '.orders', (name || '.order_shape')::regclass,
 		parent => (name || '.guests')::regclass, parent_ref => '{guest_ref}',
 		partition_interval => '1 hour');
@@ -123,6 +123,10 @@ BEGIN
 				* (j / 500 / greatest(%5$s - 7, 1)::float8) AS arrived
 			FROM generate_series(0::bigint, 500 * greatest(%5$s - 7, 1) - 1) j) r$q$,
 		name, start, rows, coalesce(lower, hour), leaves);
+	COMMIT;
+
+	-- what happens by itself every minute where the library is preloaded
+	PERFORM count(*) FROM guest_context.run_maintenance();
 	COMMIT;
 
 	-- the other side

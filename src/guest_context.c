@@ -54,6 +54,7 @@ _PG_init(void)
 							2, 1, 100, PGC_SUSET, 0,
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("guest_context");
+	gc_read_init();
 	gc_key_scan_init();
 	gc_truth_scan_init();
 	gc_launcher_init();

@@ -5,9 +5,9 @@
  * the executor: it lives in the query's memory context (fn_mcxt) and is
  * forgotten by that context's reset callback, so it ends with the statement,
  * however that ends. It is never kept across statements: transaction and
- * command ids do not tell two snapshots apart. Between calls of a function it
- * holds no relation, no pin and no scan; a key scan (key_scan.c) has its leaves
- * open from its first key to its end, as any scan node.
+ * command ids do not tell two snapshots apart. From the start of the query to its end, which
+ * hooks tell, it holds leaves open as a scan node does; outside of that, it holds no
+ * relation, no pin and no scan between calls of a function.
  *
  * _is_current answers for one version: is it in the active dataset or in the
  * window, and is there no newer version of its key? A version of the dataset can
@@ -75,6 +75,57 @@ find_read(MemoryContext owner, Oid versions)
 	MemoryContextRegisterResetCallback(context, &read->forget);
 	dlist_push_head(&reads, &read->node);
 	return read;
+}
+
+/*
+ * Executor hooks. A query whose plan has run-time pruning has its state when it has started;
+ * from then to its end the functions may hold leaves open too, as scan nodes do. After an error
+ * the end is not reached: then what is held goes with its resource owner.
+ */
+static ExecutorStart_hook_type previous_start_hook;
+static ExecutorEnd_hook_type previous_end_hook;
+
+static void
+start_query(QueryDesc *query, int eflags)
+{
+	dlist_iter	iter;
+
+	if (previous_start_hook)
+		previous_start_hook(query, eflags);
+	else
+		standard_ExecutorStart(query, eflags);
+	dlist_foreach(iter, &reads)
+	{
+		GcRead	   *read = dlist_container(GcRead, node, iter.cur);
+
+		if (read->owner == query->estate->es_query_cxt && !read->of_query)
+		{
+			read->of_query = true;
+			read->nscans++;
+			read->snapshot = query->estate->es_snapshot;
+		}
+	}
+}
+
+static void
+end_query(QueryDesc *query)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &reads)
+	{
+		GcRead	   *read = dlist_container(GcRead, node, iter.cur);
+
+		if (read->owner == query->estate->es_query_cxt && read->of_query)
+		{
+			read->of_query = false;
+			gc_read_end(read);
+		}
+	}
+	if (previous_end_hook)
+		previous_end_hook(query);
+	else
+		standard_ExecutorEnd(query);
 }
 
 /* The state of the query that calls a function; kept with the call. */
@@ -346,12 +397,26 @@ newest_of_leaf(GcRead *read, GcLeaf *leaf, const Datum *key, Newest *newest)
 	ExecClearTuple(leaf->scan_slot);
 }
 
+/* The leaf's row laid out as the tree's root. */
+static HeapTuple
+to_root(GcRead *read, GcLeaf *leaf, HeapTuple tuple)
+{
+	if (!leaf->to_root_known)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(read->context);
+
+		leaf->to_root = convert_tuples_by_name(RelationGetDescr(leaf->rel), read->root);
+		leaf->to_root_known = true;
+		MemoryContextSwitchTo(caller);
+	}
+	return leaf->to_root ? execute_attr_map_tuple(tuple, leaf->to_root) : tuple;
+}
+
 HeapTuple
 gc_read_newest(GcRead *read, const Datum *key)
 {
 	Newest		newest = {0};
 	GcFilterHash hash = {0};
-	TupleConversionMap *map;
 
 	for (int i = 0; i < read->nspeed; i++)
 		if (!gc_leaf_lacks(read, &read->speed[i], key, &hash))
@@ -363,6 +428,15 @@ gc_read_newest(GcRead *read, const Datum *key)
 		newest_of_leaf(read, &read->batch, key, &newest);
 	if (newest.leaf == NULL)
 		return NULL;
-	map = convert_tuples_by_name(RelationGetDescr(newest.leaf->rel), read->root);
-	return map ? execute_attr_map_tuple(newest.tuple, map) : newest.tuple;
+	return to_root(read, newest.leaf, newest.tuple);
+}
+
+/* Called once, when the library is loaded. */
+void
+gc_read_init(void)
+{
+	previous_start_hook = ExecutorStart_hook;
+	ExecutorStart_hook = start_query;
+	previous_end_hook = ExecutorEnd_hook;
+	ExecutorEnd_hook = end_query;
 }

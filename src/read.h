@@ -106,6 +106,9 @@ extern uint32 gc_key_hash(GcKey *key, const Datum *values);
 /* The state of a statement's reading of one tree; see read.c. */
 typedef struct GcRead GcRead;
 
+/* Installs the hooks of read.c. */
+extern void gc_read_init(void);
+
 /* Begins a key scan in a query; every one is ended, or dies with the query. */
 extern GcRead *gc_read_begin(EState *estate, const GcPlan *plan);
 extern void gc_read_end(GcRead *read);

@@ -42,6 +42,7 @@
 #include "nodes/value.h"
 #include "optimizer/optimizer.h"
 #include "port/atomics.h"
+#include "storage/bufmgr.h"
 #include "storage/shm_toc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -231,17 +232,7 @@ winner_leaf(const GcPosition *position)
 	return *(volatile const int16 *) &position->leaf;
 }
 
-/* gc_window_map_visit: how far the winners of each leaf reach, then where they are. */
-static void
-count_blocks(void *context, const GcPosition *position)
-{
-	BlockNumber *blocks = ((TruthScan *) context)->blocks;
-	int			leaf = winner_leaf(position);
-
-	if (leaf != GC_NO_LEAF)
-		blocks[leaf] = Max(blocks[leaf], ItemPointerGetBlockNumber(&position->tid) + 1);
-}
-
+/* gc_window_map_visit */
 static void
 mark_winner(void *context, const GcPosition *position)
 {
@@ -274,11 +265,13 @@ mark_winners(TruthScan *state)
 		if (read->speed[i].rel != NULL && read->speed[i].rel->rd_rel->relam != HEAP_TABLE_AM_OID)
 			return;
 	state->blocks = MemoryContextAllocZero(query, sizeof(BlockNumber) * read->nspeed);
-	gc_window_map_visit(state->map, count_blocks, state);
 	state->winners = MemoryContextAlloc(query, sizeof(uint64 *) * read->nspeed);
 	for (int i = 0; i < read->nspeed; i++)
+	{
+		state->blocks[i] = RelationGetNumberOfBlocks(leaf_at(state, i + 1)->rel);
 		state->winners[i] = MemoryContextAllocExtended(query, size_of_marks(state->blocks[i]),
 													   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	}
 	gc_window_map_visit(state->map, mark_winner, state);
 }
 
@@ -294,13 +287,17 @@ mark_again(TruthScan *state)
 }
 
 /*
- * Have all that began to read the dataset's leaf come to its end? Asked when this process
- * has, so that there is nothing left of it for another one to begin with.
+ * Has everything been noted that there is to note? Asked when this process has come to the end of
+ * the dataset's leaf; then there is nothing left of it for another one to begin with, and those that
+ * did begin must have come to its end too.
  */
 static bool
-others_have_read(SharedScan *shared)
+all_is_noted(SharedScan *shared)
 {
-	if (pg_atomic_read_u32(&shared->finished) != pg_atomic_read_u32(&shared->reading))
+	if (shared == NULL)
+		return true;
+	if (shared->map == 0 ||
+		pg_atomic_read_u32(&shared->finished) != pg_atomic_read_u32(&shared->reading))
 		return false;
 	pg_memory_barrier();		/* then what they noted is to be seen too */
 	return true;
@@ -310,12 +307,10 @@ others_have_read(SharedScan *shared)
 static bool
 dataset_is_read(TruthScan *state)
 {
-	if (!state->dataset_read && state->map != NULL &&
-		(state->shared == NULL || (state->shared->map != 0 && others_have_read(state->shared))))
+	if (!state->dataset_read && all_is_noted(state->shared))
 	{
 		state->dataset_read = true;
-		if (state->shared != NULL)
-			mark_again(state);
+		mark_again(state);
 	}
 	return state->dataset_read;
 }
@@ -338,7 +333,10 @@ next_leaf(TruthScan *state)
 		Relation	rel = state->leaf->rel;
 
 		if (i > 0 && state->map != NULL && !state->marked)
+		{
+			state->dataset_read = all_is_noted(state->shared);
 			mark_winners(state);
+		}
 		if (i == 0 && state->shared != NULL)
 			pg_atomic_fetch_add_u32(&state->shared->reading, 1);
 

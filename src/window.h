@@ -32,6 +32,8 @@ typedef struct GcLeaf
 	Relation	index;
 	IndexScanDesc scan;
 	TupleTableSlot *scan_slot;
+	TupleConversionMap *to_root;	/* of rows, where they are laid out otherwise than in the root */
+	bool		to_root_known;
 	AttrNumber	arrived_at;
 	AttrNumber	version;
 	AttrNumber	source;
@@ -62,6 +64,7 @@ struct GcRead
 	GcWindow	window;			/* in the statement's snapshot */
 	const GcPlan *checked_plan; /* the plan that was found to cover it */
 
+	bool		of_query;		/* between the hooks at a query's start and end, which count as a scan node */
 	int			nscans;			/* scan nodes under way; only they keep leaves open */
 	Snapshot	snapshot;		/* theirs, the executor's */
 

@@ -267,7 +267,7 @@ GcWindowMap *
 gc_window_map_create(MemoryContext context, GcKey *key, Size limit, double rows)
 {
 	GcWindowMap *map = MemoryContextAllocZero(context, sizeof(GcWindowMap));
-	double		ncells = rows / 0.6;
+	double		ncells = rows / 0.65;
 
 	map->context = context;
 	map->key = key;
