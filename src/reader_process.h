@@ -1,0 +1,52 @@
+/*
+ * reader_process.h: starting the reader program and talking to it, from an
+ * ingest worker or from a session (check_server, topics, peek).
+ */
+#ifndef GC_READER_PROCESS_H
+#define GC_READER_PROCESS_H
+
+#include "common/common.h"
+#include "common/frame.h"
+
+typedef struct GcReader
+{
+	pid_t		pid;			/* 0 = it does not run */
+	pgsocket	socket;			/* not blocking */
+	GcFrameBuffer out;			/* frames that are still to be written */
+	char	   *in;				/* bytes that were read and not taken yet */
+	size_t		in_start;
+	size_t		in_len;
+	size_t		in_room;
+	bool		closed;			/* the other side has ended */
+} GcReader;
+
+/*
+ * Starts a reader for a foreign server with the options and secrets that `user` has
+ * there, and tells it to configure itself. ERROR when that cannot be: no mapping, a
+ * PUBLIC mapping, options that are refused, no process. Memory in the current context, which must
+ * live as long as the reader. The reader dies with this process, however that ends.
+ */
+extern GcReader *gc_reader_start(Oid server, Oid user, uint64 memory);
+
+/* Ends it: asks, waits a moment, kills; waits for the process. Never fails. */
+extern void gc_reader_stop(GcReader *reader);
+
+/*
+ * Reads and writes what can be without waiting. The caller waits for reader->socket being readable, and
+ * writable while reader->out.len > 0. An end of the stream sets reader->closed.
+ */
+extern void gc_reader_pump(GcReader *reader);
+
+/*
+ * The next frame that has arrived; false when there is none. It stays valid until the next call with
+ * this reader. ERROR (protocol violation) when what came cannot be one.
+ */
+extern bool gc_reader_next(GcReader *reader, GcFrame *frame);
+
+/* How the process ended, as a text, after closed: "was killed by signal 9: Killed". */
+extern char *gc_reader_death(GcReader *reader);
+
+/* "kafka" or "file": what a server is. */
+extern const char *gc_server_kind(Oid server);
+
+#endif							/* GC_READER_PROCESS_H */
