@@ -55,6 +55,8 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "guest_context.h"
+#include "ingest.h"
 #include "key_filter.h"
 #include "launcher.h"
 #include "maintenance.h"
@@ -576,11 +578,23 @@ read_entities(void)
 	return entities;
 }
 
+/* Step, of all the owner's entities together. */
+static void
+start_ingest(const GcEntity *entity, void *arg)
+{
+	gc_step_begin();
+	if (gc_ingest_enabled)
+		gc_ingest_start(order.owner);
+	gc_step_end();
+}
+
 static void
 cycle(List *entities)
 {
 	ListCell   *lc;
 
+	if (entities != NIL)
+		gc_step_run(linitial(entities), "ingest", start_ingest, NULL);
 	foreach(lc, entities)
 		gc_step_run(lfirst(lc), "leaves", make_leaves, NULL);
 	foreach(lc, entities)
