@@ -172,14 +172,25 @@ CREATE FUNCTION guest_context.wait_for(entity regclass, topic text, partition in
 COMMENT ON FUNCTION guest_context.wait_for(regclass, text, integer, bigint, interval)
 	IS 'waits until the record of this offset can be read; false when the timeout is over';
 
--- One row per changelog and partition: the newest row of the ledger.
+-- One row per changelog and partition: the newest row of the ledger. Found by the primary key
+-- from partition to partition, so it does not matter how many rows there are.
 CREATE VIEW guest_context._position AS
 SELECT c.changelog_id, l.partition, l.to_offset, l.high, l.record_time, l.at
 FROM guest_context._changelog c,
-     LATERAL (SELECT DISTINCT ON (partition) l.partition, l.to_offset, l.high, l.record_time, l.at
-              FROM guest_context._ledger l
+     LATERAL (WITH RECURSIVE p (partition) AS (
+                (SELECT f.partition FROM guest_context._ledger f
+                 WHERE f.changelog_id OPERATOR(pg_catalog.=) c.changelog_id AND f.generation OPERATOR(pg_catalog.=) c.generation
+                 ORDER BY f.partition LIMIT 1)
+              UNION ALL
+                SELECT (SELECT n.partition FROM guest_context._ledger n
+                        WHERE n.changelog_id OPERATOR(pg_catalog.=) c.changelog_id AND n.generation OPERATOR(pg_catalog.=) c.generation
+                          AND n.partition OPERATOR(pg_catalog.>) p.partition ORDER BY n.partition LIMIT 1)
+                FROM p WHERE p.partition IS NOT NULL)
+              SELECT p.partition FROM p WHERE p.partition IS NOT NULL) p,
+     LATERAL (SELECT l.* FROM guest_context._ledger l
               WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id AND l.generation OPERATOR(pg_catalog.=) c.generation
-              ORDER BY l.partition, l.from_offset DESC) l;
+                AND l.partition OPERATOR(pg_catalog.=) p.partition
+              ORDER BY l.from_offset DESC LIMIT 1) l;
 COMMENT ON VIEW guest_context._position IS 'how far each partition of each changelog has been read';
 
 -- Worst first, and within 120 columns.

@@ -212,32 +212,20 @@ catalogue_says(void)
 		return pstrdup("");
 	SPI_connect();
 	gc_catalog_execute("SELECT pg_catalog.string_agg(pg_catalog.concat_ws('|', c.changelog_id, c.generation, c.topic, c.source,"
-					   " c.envelope, c.mapping, c.filter, c.on_error, e.mapping, e.shape_columns, s.since), '/' ORDER BY c.changelog_id)"
+					   " c.envelope, c.mapping, c.filter, c.on_error, e.mapping, e.shape_columns), '/' ORDER BY c.changelog_id)"
 					   " FROM guest_context._changelog c"
 					   " JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
 					   " JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
 					   " JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) e.versions"
 					   " WHERE t.relowner OPERATOR(pg_catalog.=) $1 AND s.database OPERATOR(pg_catalog.=) $2"
-					   " AND c.server OPERATOR(pg_catalog.=) $3 AND NOT s.paused AND NOT s.halted AND NOT s.waiting"
-					   " UNION ALL"
-					   " SELECT pg_catalog.string_agg(c.changelog_id::pg_catalog.text, '/' ORDER BY c.changelog_id)"
-					   " FROM guest_context._changelog c"
-					   " JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
-					   " WHERE s.waiting AND NOT s.paused AND NOT s.halted",
+					   " AND c.server OPERATOR(pg_catalog.=) $3 AND NOT s.paused AND NOT s.halted",
 					   3, types, values, NULL, SPI_OK_SELECT);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		char	   *part = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
-		MemoryContext spi = MemoryContextSwitchTo(caller);
-
-		text = psprintf("%s;%s", text ? text : "", part ? part : "");
-		MemoryContextSwitchTo(spi);
-	}
+	text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	text = MemoryContextStrdup(caller, text ? text : "");
 	SPI_finish();
 	return text;
 }
 
-/* After what this process itself has noted: that is no news. */
 static void
 remember_catalogue(void)
 {
@@ -365,7 +353,6 @@ all_wait(const char *reason, const char *hint)
 		foreach(lc2, ((GcTopic *) lfirst(lc))->ingests)
 			gc_ingest_waits(lfirst(lc2), reason, hint);
 	}
-	remember_catalogue();
 }
 
 static void
@@ -1008,7 +995,11 @@ take_position(GcFrame *frame)
 		GcIngest   *ingest = lfirst(lc);
 		GcProgress *progress = &ingest->progress[partition->partition];
 
-		if (ingest->stopped || position <= progress->reached)
+		if (ingest->stopped)
+			continue;
+		if (ingest->changelog->waiting && ingest->failures == 0)
+			gc_ingest_waits(ingest, NULL, NULL);
+		if (position <= progress->reached)
 			continue;
 		progress->reached = position;
 		ingest->moved = true;
@@ -1055,9 +1046,8 @@ take_trouble(GcFrame *frame)
 				break;
 		}
 	}
-	if (trouble == GC_TROUBLE_NO_TOPIC || trouble == GC_TROUBLE_DENIED)
+	if (trouble != GC_TROUBLE_TRANSIENT)
 		reload = true;
-	remember_catalogue();
 }
 
 static void
@@ -1126,8 +1116,9 @@ take_frames(void)
 		{
 			ListCell   *lc2;
 
+			/* one that waits is bounded by its credit */
 			foreach(lc2, ((GcTopic *) lfirst(lc))->ingests)
-				if (full(lfirst(lc2)))
+				if (((GcIngest *) lfirst(lc2))->failures == 0 && full(lfirst(lc2)))
 					return true;
 		}
 	}
@@ -1164,11 +1155,10 @@ apply_all(long until)
 						until = 0;
 					break;
 				case GC_WAITS:
-				case GC_HALTED:
-					remember_catalogue();
 					break;
+				case GC_HALTED:
 				case GC_RELOAD:
-					reload = true;
+					reload = true;	/* without it, or from where it is now */
 					break;
 			}
 			MemoryContextSwitchTo(turn_context);

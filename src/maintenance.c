@@ -588,6 +588,22 @@ start_ingest(const GcEntity *entity, void *arg)
 	gc_step_end();
 }
 
+/* Step, of one entity: rows of the ledger that only tell what has been. */
+static void
+prune_ledger(const GcEntity *entity, void *arg)
+{
+	gc_step_begin();
+	gc_catalog_run(SPI_OK_DELETE,
+				   "DELETE FROM guest_context._ledger l USING guest_context._changelog c"
+				   " WHERE c.entity_id OPERATOR(pg_catalog.=) $1 AND l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+				   " AND l.at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) '1 hour'::pg_catalog.interval)"
+				   " AND (l.generation OPERATOR(pg_catalog.<) c.generation OR EXISTS (SELECT FROM guest_context._ledger n"
+				   "  WHERE n.changelog_id OPERATOR(pg_catalog.=) l.changelog_id AND n.generation OPERATOR(pg_catalog.=) l.generation"
+				   "  AND n.partition OPERATOR(pg_catalog.=) l.partition AND n.from_offset OPERATOR(pg_catalog.>) l.from_offset))", 1,
+				   INT4OID, Int32GetDatum(entity->entity_id));
+	gc_step_end();
+}
+
 static void
 cycle(List *entities)
 {
@@ -603,6 +619,8 @@ cycle(List *entities)
 		gc_step_run(lfirst(lc), "dataset", gc_retention_decide_datasets, NULL);
 	}
 	gc_retention_drop(entities);
+	foreach(lc, entities)
+		gc_step_run(lfirst(lc), "ledger", prune_ledger, NULL);
 	foreach(lc, entities)
 		gc_step_run(lfirst(lc), "filters", gc_key_filter_make, NULL);
 	foreach(lc, entities)
