@@ -180,4 +180,17 @@ decode-run: build/gc_decode_test build/gc_decode_test_asan
 	build/gc_decode_test_asan test/decode/corpus.txt
 	build/gc_decode_test_asan --fuzz 10 $(DECODE_SEED) test/decode/corpus.txt
 
+# The reader program over a socket, as the server would have it: against the library's mock cluster
+# and files, then frames that make no sense, to a reader built with sanitizers.
+READER_TEST_SRC = $(wildcard test/reader/*.c) src/common/frame.c
+
+build/gc_reader_test: $(READER_TEST_SRC) $(wildcard test/reader/*.h) $(HEADERS_ALL) build/flags | librdkafka
+	@mkdir -p build
+	$(CC) -O1 $(READER_BASE) -o $@ $(READER_TEST_SRC) $(READER_LIBS)
+
+# What "make reader-check" runs.
+.PHONY: reader-run
+reader-run: $(READER) $(READER)_asan build/gc_reader_test
+	build/gc_reader_test $(READER)
+
 endif
