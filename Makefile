@@ -95,13 +95,48 @@ guest_context--$(EXTVERSION).sql: $(SQL_MODULES) Makefile
 	cat $(SQL_MODULES) > $@
 
 # Objects follow every header, and the flags they were built with.
-HEADERS_ALL = $(wildcard src/*.h src/common/*.h)
+HEADERS_ALL = $(wildcard src/*.h src/common/*.h src/reader/*.h)
 BUILT_WITH  = $(CC) $(CFLAGS) $(CPPFLAGS)
 $(OBJS): $(HEADERS_ALL) build/flags
 build/flags: FORCE
 	@mkdir -p build; echo '$(BUILT_WITH)' | cmp -s - $@ || echo '$(BUILT_WITH)' > $@
 .PHONY: FORCE
 FORCE:
+
+# The reader program: a process of its own, built without anything of the server's.
+# The server's processes look for it beside the library.
+READER        = build/guest_context_reader
+READER_SRC    = $(wildcard src/reader/*.c src/common/*.c)
+READER_BASE   = -std=gnu11 -g -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
+                $(if $(WERROR),-Werror) -D_GNU_SOURCE -DFRONTEND -DUSE_PRIVATE_ENCODING_FUNCS $(if $(ASSERT),-DUSE_ASSERT_CHECKING) \
+                -Isrc -I$(shell $(PG_CONFIG) --includedir-server) $(shell pkg-config --cflags rdkafka 2>/dev/null)
+READER_FLAGS  = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -pie -Wl,-z,relro,-z,now $(READER_BASE)
+READER_LIBS   = $(shell pkg-config --libs rdkafka 2>/dev/null) -L$(shell $(PG_CONFIG) --pkglibdir) \
+                -L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm -lpthread
+SANITIZE      = -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+.PHONY: librdkafka
+librdkafka:
+	@pkg-config --exists rdkafka || { \
+	  echo "librdkafka's headers are missing: install librdkafka-dev and pkg-config (tools/install-deps does)" >&2; exit 1; }
+
+$(READER): $(READER_SRC) $(HEADERS_ALL) build/flags | librdkafka
+	@mkdir -p build
+	$(CC) $(READER_FLAGS) -o $@ $(READER_SRC) $(READER_LIBS)
+
+$(READER)_asan: $(READER_SRC) $(HEADERS_ALL) build/flags | librdkafka
+	@mkdir -p build
+	$(CC) $(SANITIZE) $(READER_BASE) -o $@ $(READER_SRC) $(READER_LIBS)
+
+all: $(READER)
+install: install-reader
+.PHONY: install-reader
+install-reader: $(READER) installdirs
+	$(INSTALL_PROGRAM) $(READER) '$(DESTDIR)$(pkglibdir)/'
+uninstall: uninstall-reader
+.PHONY: uninstall-reader
+uninstall-reader:
+	rm -f '$(DESTDIR)$(pkglibdir)/guest_context_reader'
 
 # A private copy of the server's installation with the extension in it: tests
 # and demos never write to the system and need no rights there. PostgreSQL

@@ -15,7 +15,6 @@
 
 #define ROOM_FIRST	8192
 #define ROOM_KEEP	(1024 * 1024)	/* what one huge record needed is given back */
-#define HEAD_BYTES	5			/* length and type */
 
 static void
 reserve(GcFrameBuffer *buffer, size_t count)
@@ -93,6 +92,13 @@ gc_frame_put_string(GcFrameBuffer *buffer, const char *string)
 	gc_frame_put_text(buffer, string, string ? strlen(string) : 0);
 }
 
+void
+gc_frame_put_bytes(GcFrameBuffer *buffer, const char *bytes, size_t len)
+{
+	append(buffer, bytes, len);
+	buffer->start = buffer->len;
+}
+
 /* Who makes a frame of somebody else's bytes sees to it that it stays below GC_FRAME_MAX. */
 void
 gc_frame_finish(GcFrameBuffer *buffer)
@@ -146,7 +152,7 @@ gc_frame_next(const char *bytes, size_t len, GcFrame *frame)
 	if (len - sizeof(size) < size)
 		return 0;
 	frame->type = (GcFrameType) (uint8) bytes[sizeof(size)];
-	frame->at = bytes + HEAD_BYTES;
+	frame->at = bytes + GC_FRAME_HEAD;
 	frame->end = bytes + sizeof(size) + size;
 	frame->bad = false;
 	return (ssize_t) (sizeof(size) + size);

@@ -14,8 +14,9 @@
  *
  * A *subscription* is one topic with all changelogs that read it. For each of its partitions
  * there is an *epoch*: it grows with every assignment, and frames of an older one are stale.
- * Records are sent only as far as credit (in bytes of frames) has been given for their
- * partition, so that one that cannot be stored does not starve its neighbours.
+ * Records are sent while there is credit for their partition, so that one that cannot be stored
+ * does not starve its neighbours. Credit counts bytes of their bodies; it may be overdrawn by one record,
+ * so that one that is larger than all credit gets through.
  *
  * No secret is ever in a frame of the reader. Nothing here allocates but through GcFrameBuffer.
  */
@@ -23,6 +24,7 @@
 #define GC_FRAME_H
 
 #define GC_PROTOCOL			1
+#define GC_FRAME_HEAD		5			/* bytes of length and type */
 #define GC_FRAME_NULL		0xFFFFFFFFu
 #define GC_FRAME_MAX		(320 * 1024 * 1024)	/* bytes of one frame: the largest value twice, and room */
 
@@ -158,6 +160,7 @@ extern void gc_frame_put_u32(GcFrameBuffer *buffer, uint32 value);
 extern void gc_frame_put_u64(GcFrameBuffer *buffer, uint64 value);
 extern void gc_frame_put_text(GcFrameBuffer *buffer, const char *text, size_t len);	/* text NULL: null */
 extern void gc_frame_put_string(GcFrameBuffer *buffer, const char *string);	/* NUL-terminated, or NULL */
+extern void gc_frame_put_bytes(GcFrameBuffer *buffer, const char *bytes, size_t len); /* as they are: whole frames made elsewhere */
 extern void gc_frame_finish(GcFrameBuffer *buffer);
 
 /* Forgets the first `count` bytes, which have been written. */
