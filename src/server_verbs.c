@@ -292,6 +292,21 @@ next_value(Question *question, size_t *len)
 	return value;
 }
 
+/* The same for a time, which is text with a zone. */
+static bool
+next_time(Question *question, TimestampTz *time)
+{
+	size_t		len;
+	const char *value = next_value(question, &len);
+
+	*time = 0;
+	if (value == NULL)
+		return false;
+	*time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(pnstrdup(value, len)),
+													ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	return true;
+}
+
 /* The same for a number. */
 static bool
 next_number(Question *question, int64 *number)
@@ -651,7 +666,6 @@ bytes_as_text(const char *bytes, size_t len)
 static void
 read_records(Question *question, ReturnSetInfo *result)
 {
-	const int64 epoch = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 	MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "peek row", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(row);
 
@@ -661,15 +675,15 @@ read_records(Question *question, ReturnSetInfo *result)
 		Datum		values[5];
 		bool		nulls[5] = {false, false, false, false, false};
 		int64		number;
-		int64		time;
+		TimestampTz time;
 
 		MemoryContextReset(row);
 		nulls[0] = !next_number(question, &number);
 		values[0] = Int32GetDatum((int32) number);
 		nulls[1] = !next_number(question, &number);
 		values[1] = Int64GetDatum(number);
-		nulls[2] = !next_number(question, &time) || time < 0 || !IS_VALID_TIMESTAMP(time - epoch);
-		values[2] = TimestampTzGetDatum(time - epoch);
+		nulls[2] = !next_time(question, &time);
+		values[2] = TimestampTzGetDatum(time);
 		for (int column = 3; column < 5; column++)
 		{
 			size_t		len;

@@ -633,11 +633,13 @@ ask(GcFrame *frame)
 	GcJob	   *job = pg_malloc0(sizeof(GcJob));
 	const char *topic;
 	size_t		len;
+	uint32		timeout;
 
 	job->kind = GC_JOB_QUERY;
 	job->id = gc_frame_get_u32(frame);
 	job->what = (GcQuery) gc_frame_get_u8(frame);
-	job->deadline = gc_now() + Min(Max(gc_frame_get_u32(frame), 1), 600 * 1000);
+	timeout = gc_frame_get_u32(frame);	/* Min and Max take their arguments twice */
+	job->deadline = gc_now() + Min(Max(timeout, 1), 600 * 1000);
 	topic = gc_frame_get_text(frame, &len);
 	if (topic != NULL && memchr(topic, '\0', len) != NULL)
 		frame->bad = true;
