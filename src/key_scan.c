@@ -43,6 +43,7 @@
 #include "optimizer/paths.h"
 #include "optimizer/plancat.h"
 #include "optimizer/restrictinfo.h"
+#include "parser/parse_coerce.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -116,34 +117,56 @@ column_of(Node *node, Index varno)
 }
 
 /*
+ * What a key column is compared with, as a value of the column's type: as it is, or cast where
+ * the operator is the equality of the column's type with another one of its family that has an implicit
+ * cast (bigint = 7). NULL where it is no such operator.
+ */
+static Node *
+as_key(OpExpr *op, bool commuted, Node *other, Oid column_type)
+{
+	TypeCacheEntry *type = lookup_type_cache(column_type, TYPECACHE_EQ_OPR | TYPECACHE_BTREE_OPFAMILY);
+	Oid			opno = commuted ? get_commutator(op->opno) : op->opno;
+	Oid			left;
+	Oid			right;
+	Oid			cast;
+	int			strategy;
+
+	if (opno == type->eq_opr)
+		return other;
+	if (!OidIsValid(opno) || !op_in_opfamily(opno, type->btree_opf))
+		return NULL;
+	get_op_opfamily_properties(opno, type->btree_opf, false, &strategy, &left, &right);
+	if (strategy != BTEqualStrategyNumber || left != type->btree_opintype || right != exprType(other) ||
+		find_coercion_pathway(left, right, COERCION_IMPLICIT, &cast) != COERCION_PATH_FUNC)
+		return NULL;
+	return (Node *) makeFuncExpr(cast, left, list_make1(other), InvalidOid, InvalidOid, COERCE_IMPLICIT_CAST);
+}
+
+/*
  * If the clause is "key column = something that the relation does not hold",
- * by the equality that the key index works with: the something; else NULL.
+ * by an equality that the key index works with: the something; else NULL.
  */
 static Node *
 equal_to(PlannerInfo *root, Node *clause, Index varno, Oid relid, AttrNumber attno)
 {
 	OpExpr	   *op = (OpExpr *) clause;
 	Node	   *other;
-	TypeCacheEntry *type;
+	bool		commuted;
 	Oid			column_type;
 	int32		typmod;
 	Oid			collation;
 
 	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
 		return NULL;
-	if (column_of(linitial(op->args), varno) == attno)
-		other = lsecond(op->args);
-	else if (column_of(lsecond(op->args), varno) == attno)
-		other = linitial(op->args);
-	else
+	commuted = column_of(linitial(op->args), varno) != attno;
+	if (commuted && column_of(lsecond(op->args), varno) != attno)
 		return NULL;
-
+	other = commuted ? linitial(op->args) : lsecond(op->args);
 	get_atttypetypmodcoll(relid, attno, &column_type, &typmod, &collation);
-	type = lookup_type_cache(column_type, TYPECACHE_EQ_OPR);
-	if (op->opno != type->eq_opr || op->inputcollid != collation ||
-		bms_is_member(varno, pull_varnos(root, other)) || contain_volatile_functions(other))
+	if (op->inputcollid != collation || bms_is_member(varno, pull_varnos(root, other)) ||
+		contain_volatile_functions(other))
 		return NULL;
-	return other;
+	return as_key(op, commuted, other, column_type);
 }
 
 /* Among `clauses` (bare or RestrictInfo), one value for every key column; NIL if one is missing. */
