@@ -226,19 +226,6 @@ catalogue_says(void)
 	return text;
 }
 
-static void
-remember_catalogue(void)
-{
-	char	   *text;
-
-	begin();
-	text = catalogue_says();
-	if (loaded != NULL)
-		pfree(loaded);
-	loaded = MemoryContextStrdup(load_context, text);
-	commit();
-}
-
 static GcTopic *
 topic_of(const char *name)
 {
@@ -684,6 +671,8 @@ load(void)
 	begin();
 	MemoryContextSwitchTo(load_context);
 	name = server_name();
+	/* first what is compared later: what changes in between is loaded again */
+	loaded = catalogue_says();
 	if (name != NULL)
 		load_changelogs(name);
 	commit();
@@ -691,7 +680,6 @@ load(void)
 		proc_exit(0);			/* nothing to do: a verb will start another one */
 	begin();
 	MemoryContextSwitchTo(load_context);
-	loaded = pstrdup("");
 	reader = gc_reader_start(order.server, order.owner, (uint64) gc_reader_memory * 1024);
 	commit();
 	MemoryContextSwitchTo(load_context);
@@ -724,7 +712,6 @@ load(void)
 			if (needed_from(topic, i) >= 0)
 				assign(&topic->partitions[i], needed_from(topic, i));
 	}
-	remember_catalogue();
 	topics_asked = GetCurrentTimestamp();
 	return true;
 }

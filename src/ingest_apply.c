@@ -457,6 +457,12 @@ write_batch(Batch *batch, bool careful)
 	GcEntity   *entity = ingest->changelog->entity;
 	GcEntity   *root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
 
+	/* whoever pauses it waits for this batch, and there is none after that */
+	if (gc_catalog_run(SPI_OK_SELECT,
+					   "SELECT 1 FROM guest_context._changelog_state WHERE changelog_id OPERATOR(pg_catalog.=) $1"
+					   " AND NOT paused AND NOT halted AND database OPERATOR(pg_catalog.=) $2 FOR SHARE", 2,
+					   INT4OID, Int32GetDatum(ingest->changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId)) != 1)
+		return false;
 	LockRelationOid(entity->view, AccessShareLock);
 	gc_entity_check_exists(entity, entity->view);
 	gc_writer_lock(root->versions, RowExclusiveLock);

@@ -171,7 +171,7 @@ $locker->query_safe('ROLLBACK');
 $locker->quit;
 becomes(q{SELECT count(*) FROM shop.orders WHERE ref = 'l1'}, '1', 'and it goes on without it');
 becomes(q{SELECT state FROM guest_context.status WHERE changelog = 'shop.orders/orders'}, 'running', 'running again');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM guest_context.dead_letter}), '0', 'no dead letter of it');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM guest_context.dead_letter WHERE convert_from(key, 'UTF8') IN ('l1', 'z1')}), '0', 'no dead letter of it');
 
 # --- the end
 
