@@ -70,7 +70,7 @@ fail(GcJob *job, rd_kafka_resp_err_t err)
 	char		text[768];
 
 	drain();
-	if (last_error[0] && gc_kafka_trouble(err) == GC_TROUBLE_TRANSIENT)
+	if (last_error[0] && (gc_kafka_trouble(err) == GC_TROUBLE_TRANSIENT || gc_kafka_trouble(err) == GC_TROUBLE_TOO_LARGE))
 		snprintf(text, sizeof(text), "%s: %s", rd_kafka_err2str(err), last_error);
 	else
 		strlcpy(text, rd_kafka_err2str(err), sizeof(text));
@@ -290,7 +290,11 @@ read_records(GcJob *job, int64 offset, int64 end, int64 count)
 			if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__PARTITION_EOF)
 				count = 0;
 			else if (where == NULL)
+			{
 				remember(event);
+				if (gc_kafka_is_too_large(rd_kafka_event_error(event), rd_kafka_event_error_string(event)))
+					err = RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+			}
 			else if (gc_kafka_trouble(rd_kafka_event_error(event)) != GC_TROUBLE_TRANSIENT)
 				err = rd_kafka_event_error(event);
 			if (where != NULL)
@@ -393,6 +397,25 @@ gc_kafka_range(GcJob *job)
 	if (rd_kafka_query_watermark_offsets(gc_kafka, job->topic, job->partition, &job->low, &job->high,
 										 gc_job_left(job)) != RD_KAFKA_RESP_ERR_NO_ERROR)
 		job->low = job->high = -1;
+}
+
+/* Reads one record there, as if asked for it, and keeps what went wrong. */
+void
+gc_kafka_check(GcJob *job)
+{
+	job->trouble = GC_TROUBLE_NONE;
+	job->what = GC_QUERY_RECORD;
+	job->text[0] = '\0';
+	if (!begin(job))
+		return;
+	gc_answer_begin(job, 3);
+	ask_record(job);
+	if (job->failed)
+	{
+		job->trouble = job->failure;
+		strlcpy(job->text, last_error[0] ? last_error : "cannot be read", sizeof(job->text));
+	}
+	job->rows_at = 0;
 }
 
 /* Some broker answers: that it does not is told by an event sooner or later, that it does again by nothing. */
