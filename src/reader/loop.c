@@ -20,6 +20,7 @@
 #define READ_AT_ONCE		(64 * 1024)
 #define PING_MS				1000
 #define PING_UP_MS			5000
+#define QUERY_MOST_MS		(60 * 60 * 1000)
 #define PING_TIMEOUT_MS		4000
 #define LOG_LINES			20	/* in LOG_MS; the others are counted */
 #define LOG_MS				10000
@@ -227,13 +228,15 @@ static void
 ask(GcFrame *frame)
 {
 	GcJob	   *job = pg_malloc0(sizeof(GcJob));
+	uint32		timeout;
 	const char *topic;
 	size_t		len;
 
 	job->kind = GC_JOB_QUERY;
 	job->id = gc_frame_get_u32(frame);
 	job->what = (GcQuery) gc_frame_get_u8(frame);
-	job->deadline = gc_now() + Min(Max(gc_frame_get_u32(frame), 1), 600 * 1000);
+	timeout = gc_frame_get_u32(frame);
+	job->deadline = gc_now() + Min(Max(timeout, 1), QUERY_MOST_MS);
 	topic = gc_frame_get_text(frame, &len);
 	if (topic != NULL && memchr(topic, '\0', len) != NULL)
 		frame->bad = true;

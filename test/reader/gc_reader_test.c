@@ -17,6 +17,12 @@ static const struct
 }			tests[] = {
 	{"file_lines", test_file_lines},
 	{"kafka_records", test_kafka_records},
+	{"kafka_credit", test_kafka_credit},
+	{"kafka_neighbours", test_kafka_neighbours},
+	{"kafka_epochs", test_kafka_epochs},
+	{"kafka_fan_out", test_kafka_fan_out},
+	{"kafka_payloads", test_kafka_payloads},
+	{"kafka_questions", test_kafka_questions},
 };
 
 int

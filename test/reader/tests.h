@@ -10,6 +10,9 @@
 #include <librdkafka/rdkafka_mock.h>
 
 #define MB ((uint64) 1024 * 1024)
+#define BROKERS 2
+#define GUEST(ref, name) \
+	"{\"ref\":\"" ref "\",\"name\":\"" name "\",\"total\":1.50,\"modified_at\":\"2026-01-01T00:00:00Z\"}"
 
 /* kafka_tests.c: the cluster, made when it is first asked for */
 extern rd_kafka_mock_cluster_t *cluster(void);
@@ -23,5 +26,11 @@ extern Reader *open_kafka(uint64 memory);
 
 extern void test_file_lines(void);
 extern void test_kafka_records(void);
+extern void test_kafka_credit(void);
+extern void test_kafka_neighbours(void);
+extern void test_kafka_epochs(void);
+extern void test_kafka_fan_out(void);
+extern void test_kafka_payloads(void);
+extern void test_kafka_questions(void);
 
 #endif							/* GC_READER_TESTS_H */
