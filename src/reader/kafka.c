@@ -142,8 +142,15 @@ take_error(rd_kafka_event_t *event)
 			;					/* not ours any more */
 		else if (err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
 			gc_part_end(part, where->offset);
+		else if (!part->active)
+			;					/* it has had its trouble */
 		else
+		{
+#if RD_KAFKA_VERSION >= 0x020100ff
+			part->truncated = err == RD_KAFKA_RESP_ERR__LOG_TRUNCATION;
+#endif
 			gc_part_trouble(part, gc_kafka_trouble(err), where->offset >= 0 ? where->offset : part->taken, text);
+		}
 		rd_kafka_topic_partition_destroy(where);
 		return;
 	}

@@ -213,8 +213,19 @@ get_range(GcJob *job, int64 *low, int64 *high)
 	rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(probe, job->topic, job->partition, low, high,
 															   gc_job_left(job));
 
+	const struct rd_kafka_metadata *metadata;
+
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		return true;
+
+	/* of a topic that may not be read, this says that it does not exist; what is known of the topic says more */
+	if (gc_kafka_trouble(err) == GC_TROUBLE_NO_TOPIC)
+	{
+		metadata = get_metadata(job, false);
+		if (metadata == NULL)
+			return false;
+		rd_kafka_metadata_destroy(metadata);
+	}
 	fail(job, err);
 	return false;
 }
@@ -318,8 +329,11 @@ ask_record(GcJob *job)
 	int64		low;
 	int64		high;
 
-	if (get_range(job, &low, &high))
-		read_records(job, Max(job->number, low), high, 1);
+	if (!get_range(job, &low, &high))
+		return;
+	job->low = low;
+	job->high = high;
+	read_records(job, Max(job->number, low), high, 1);
 }
 
 static void
@@ -403,18 +417,13 @@ gc_kafka_range(GcJob *job)
 void
 gc_kafka_check(GcJob *job)
 {
-	job->trouble = GC_TROUBLE_NONE;
+	job->trouble = GC_TROUBLE_TRANSIENT;
 	job->what = GC_QUERY_RECORD;
-	job->text[0] = '\0';
 	if (!begin(job))
 		return;
 	gc_answer_begin(job, 3);
 	ask_record(job);
-	if (job->failed)
-	{
-		job->trouble = job->failure;
-		strlcpy(job->text, last_error[0] ? last_error : "cannot be read", sizeof(job->text));
-	}
+	job->trouble = job->failed ? job->failure : GC_TROUBLE_NONE;
 	job->rows_at = 0;
 }
 

@@ -370,8 +370,7 @@ collect_results(void)
 				gc_loop_server(job->state, job->text);
 				break;
 			case GC_JOB_RANGE:
-				gc_part_tell_trouble(job->id, job->partition, job->epoch, job->trouble, job->number, job->low, job->high,
-							 job->text);
+				gc_part_ranged(job);
 				break;
 			case GC_JOB_CHECK:
 				gc_part_checked(job);

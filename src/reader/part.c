@@ -16,7 +16,11 @@
 #define TELL_MS				1000	/* a position, when records go by */
 #define HOLD_MS				200 /* for which a full partition stops its neighbours */
 #define RANGE_TIMEOUT_MS	10000
-#define CHECK_TIMEOUT_MS	5000
+#define CHECK_TIMEOUT_MS	2000
+#define DOUBT_MS			3000	/* of silence */
+#define DOUBT_AGAIN_MS		1000
+#define RETRIES				3
+#define DOUBTS				3
 #define COMMIT_MS			500
 
 static GcSubscription *subscriptions;
@@ -27,6 +31,8 @@ static uint64 memory;
 static const GcSource *source;
 static bool commit_due;
 static int64 commit_at;
+
+static void begin_reading(GcPart *part);
 
 static GcSubscription *
 find_subscription(uint32 id)
@@ -65,20 +71,70 @@ tell_position(GcPart *part)
 	part->end_told = at_end;
 }
 
-void
-gc_part_tell_trouble(uint32 subscription, int32 partition, uint32 epoch, GcTrouble trouble, int64 offset, int64 low,
-			 int64 high, const char *text)
+static void
+tell_trouble(const GcPart *part, GcTrouble trouble, int64 offset, int64 low, int64 high, const char *text)
 {
 	gc_frame_begin(&gc_out, GC_FRAME_TROUBLE);
-	gc_frame_put_u32(&gc_out, subscription);
-	gc_frame_put_u32(&gc_out, (uint32) partition);
-	gc_frame_put_u32(&gc_out, epoch);
+	gc_frame_put_u32(&gc_out, part->subscription->id);
+	gc_frame_put_u32(&gc_out, (uint32) part->partition);
+	gc_frame_put_u32(&gc_out, part->epoch);
 	gc_frame_put_u8(&gc_out, (uint8) trouble);
 	gc_frame_put_u64(&gc_out, (uint64) offset);
 	gc_frame_put_u64(&gc_out, (uint64) low);
 	gc_frame_put_u64(&gc_out, (uint64) high);
 	gc_frame_put_string(&gc_out, text);
 	gc_frame_finish(&gc_out);
+}
+
+/* A job of the probe's about a partition as it is now. */
+static GcJob *
+job_about(const GcPart *part, GcJobKind kind, int timeout_ms)
+{
+	GcJob	   *job = pg_malloc0(sizeof(GcJob));
+
+	job->kind = kind;
+	job->id = part->subscription->id;
+	job->topic = pg_strdup(part->subscription->topic);
+	job->partition = part->partition;
+	job->epoch = part->epoch;
+	job->number = part->taken;
+	job->low = job->high = -1;
+	job->deadline = gc_now() + timeout_ms;
+	return job;
+}
+
+/* Which it is, unless it has been assigned anew since. */
+static GcPart *
+part_of(const GcJob *job)
+{
+	GcPart	   *part = gc_part_find(job->id, job->partition);
+
+	return part != NULL && part->epoch == job->epoch ? part : NULL;
+}
+
+/*
+ * Low and high of a partition whose offset is said to be out of range. The library has been seen to say so of an
+ * offset that it made up, behind a batch that it could not read, and even after the next assignment:
+ * what is in the range is read again.
+ */
+void
+gc_part_ranged(GcJob *job)
+{
+	GcPart	   *part = part_of(job);
+
+	if (part == NULL)
+		return;
+	if (job->low >= 0 && job->low <= part->taken && part->taken <= job->high && !part->truncated &&
+		part->retries++ < RETRIES)
+	{
+		part->active = true;
+		part->trouble = GC_TROUBLE_NONE;
+		part->heard_at = gc_now();
+		nparts++;
+		begin_reading(part);
+	}
+	else
+		tell_trouble(part, part->trouble, part->taken, job->low, job->high, part->trouble_text);
 }
 
 /* Behind the last held record: what has waited for it. */
@@ -102,24 +158,9 @@ settle(GcPart *part)
 		if (part->position > part->told)
 			tell_position(part);
 		if (part->trouble == GC_TROUBLE_OUT_OF_RANGE)
-		{
-			GcJob	   *job = pg_malloc0(sizeof(GcJob));
-
-			job->kind = GC_JOB_RANGE;
-			job->id = part->subscription->id;
-			job->topic = pg_strdup(part->subscription->topic);
-			job->partition = part->partition;
-			job->epoch = part->epoch;
-			job->trouble = part->trouble;
-			job->number = part->trouble_at;
-			job->low = job->high = -1;
-			job->deadline = gc_now() + RANGE_TIMEOUT_MS;
-			strlcpy(job->text, part->trouble_text, sizeof(job->text));
-			gc_probe_ask(job);
-		}
+			gc_probe_ask(job_about(part, GC_JOB_RANGE, RANGE_TIMEOUT_MS));
 		else
-			gc_part_tell_trouble(part->subscription->id, part->partition, part->epoch, part->trouble, part->trouble_at,
-						 -1, -1, part->trouble_text);
+			tell_trouble(part, part->trouble, part->trouble_at, -1, -1, part->trouble_text);
 	}
 }
 
@@ -131,8 +172,24 @@ gc_part_end(GcPart *part, int64 offset)
 		return;
 	part->taken = Max(part->taken, offset);
 	part->end_at = part->taken;
+	part->heard_at = gc_now();
+	part->doubts = 0;
 	part->trouble = GC_TROUBLE_NONE;
 	settle(part);
+}
+
+/* One handle cannot read a partition twice: a second subscription waits until the first has done. */
+static void
+begin_reading(GcPart *part)
+{
+	for (GcPart *other = parts; other; other = other->next)
+		if (other->assigned && other->partition == part->partition &&
+			strcmp(other->subscription->topic, part->subscription->topic) == 0)
+		{
+			gc_part_trouble(part, GC_TROUBLE_TRANSIENT, part->taken, "partition is being read by another subscription");
+			return;
+		}
+	source->assign(part);
 }
 
 static void
@@ -165,7 +222,7 @@ gc_part_trouble(GcPart *part, GcTrouble trouble, int64 offset, const char *text)
 	if (trouble == GC_TROUBLE_TRANSIENT)
 	{
 		if (part->trouble != trouble)
-			gc_part_tell_trouble(part->subscription->id, part->partition, part->epoch, trouble, offset, -1, -1, text);
+			tell_trouble(part, trouble, offset, -1, -1, text);
 		part->trouble = trouble;
 		return;
 	}
@@ -179,40 +236,71 @@ gc_part_trouble(GcPart *part, GcTrouble trouble, int64 offset, const char *text)
 }
 
 /*
- * A partition that has something to be read and is not is asked for one record, beside the handle that
- * reads. What the probe meets there is this partition's trouble.
+ * Some faults raise no event: a batch with a malformed record is fetched again and again, a response that is
+ * too large breaks the connection without a word about the partition, an assignment to a topic that may not be read
+ * waits. So a partition of which nothing is heard, though its end has not been met, is asked for one
+ * record beside the handle that reads; what the probe meets there is this partition's trouble.
  */
+static void
+doubt(GcPart *part)
+{
+	part->checking = true;
+	gc_probe_ask(job_about(part, GC_JOB_CHECK, CHECK_TIMEOUT_MS));
+}
+
+/* Should it be read, and could there be something? */
+static bool
+is_waiting(const GcPart *part)
+{
+	return part->active && part->assigned && !part->paused && !part->checking && part->held == NULL &&
+		part->end_at < 0;
+}
+
+/* Something is wrong with some partition, and nobody says with which. */
 void
 gc_parts_doubt(void)
 {
 	for (GcPart *part = parts; part; part = part->next)
-	{
-		GcJob	   *job;
-
-		if (!part->active || !part->assigned || part->paused || part->checking || part->end_at >= 0)
-			continue;
-		part->checking = true;
-		job = pg_malloc0(sizeof(GcJob));
-		job->kind = GC_JOB_CHECK;
-		job->id = part->subscription->id;
-		job->topic = pg_strdup(part->subscription->topic);
-		job->partition = part->partition;
-		job->epoch = part->epoch;
-		job->number = part->taken;
-		job->deadline = gc_now() + CHECK_TIMEOUT_MS;
-		gc_probe_ask(job);
-	}
+		if (is_waiting(part))
+			doubt(part);
 }
 
 void
 gc_part_checked(GcJob *job)
 {
-	GcPart	   *part = gc_part_find(job->id, job->partition);
+	GcPart	   *part = part_of(job);
+	char		text[256];
 
-	if (part == NULL || part->epoch != job->epoch)
+	if (part == NULL)
 		return;
 	part->checking = false;
-	if (job->trouble == GC_TROUBLE_TOO_LARGE && part->taken == job->number)
+	part->heard_at = gc_now();
+	if (!is_waiting(part) || part->taken != job->number)
+	{
+		part->doubts = 0;		/* it goes on */
+		return;
+	}
+	if (job->trouble == GC_TROUBLE_NONE && job->rows == 0)
+		part->doubts = 0;
+	else if (job->trouble == GC_TROUBLE_NONE && ++part->doubts >= DOUBTS)
+	{
+		/* the probe can, the other handle does not: begin anew there */
+		part->doubts = 0;
+		snprintf(text, sizeof(text), "partition %d of topic \"%.100s\" does not go on, it is assigned again",
+				 part->partition, part->subscription->topic);
+		gc_loop_log(4, text);
+		source->unassign(part);
+		source->assign(part);
+	}
+	else if (job->trouble == GC_TROUBLE_TRANSIENT && job->high > job->number)
+	{
+		if (++part->doubts < DOUBTS)
+			return;
+		snprintf(text, sizeof(text), "no record can be read here, though the partition goes on to offset %lld",
+				 (long long) job->high);
+		gc_part_trouble(part, GC_TROUBLE_UNREADABLE, job->number, text);
+	}
+	else if (job->trouble != GC_TROUBLE_NONE)
 		gc_part_trouble(part, job->trouble, job->number, job->text);
 }
 
@@ -297,6 +385,7 @@ deliver_held(GcPart *part)
 	if (part->held == NULL && part->paused && part->assigned)
 	{
 		part->paused = false;
+		part->heard_at = gc_now();
 		source->pause(part, false);
 	}
 }
@@ -327,6 +416,7 @@ bool
 gc_parts_take(bool *more)
 {
 	GcTaken		taken;
+	int64		now = gc_now();
 
 	*more = false;
 
@@ -348,6 +438,8 @@ gc_parts_take(bool *more)
 			continue;
 		}
 		taken.part->taken = taken.after;
+		taken.part->heard_at = now;
+		taken.part->doubts = taken.part->retries = 0;
 		taken.part->end_at = -1;
 		taken.part->end_told = false;
 		taken.part->trouble = GC_TROUBLE_NONE;
@@ -401,7 +493,7 @@ gc_parts_assign(uint32 id, int32 partition, uint32 epoch, int64 offset)
 	part->epoch = epoch;
 	part->active = true;
 	part->taken = part->position = part->told = offset;
-	part->told_at = gc_now();
+	part->told_at = part->heard_at = gc_now();
 	part->end_at = -1;
 	part->commit = -1;
 	part->held_tail = &part->held;
@@ -410,15 +502,7 @@ gc_parts_assign(uint32 id, int32 partition, uint32 epoch, int64 offset)
 	nparts++;
 	share_out();
 
-	/* one handle cannot read a partition twice: the second subscription waits until the first has done */
-	for (GcPart *other = part->next; other; other = other->next)
-		if (other->assigned && other->partition == partition &&
-			strcmp(other->subscription->topic, subscription->topic) == 0)
-		{
-			gc_part_trouble(part, GC_TROUBLE_TRANSIENT, offset, "partition is being read by another subscription");
-			return;
-		}
-	source->assign(part);
+	begin_reading(part);
 }
 
 void
@@ -483,6 +567,8 @@ gc_parts_tick(void)
 	{
 		if (part->held_full_at != 0 && !part->paused && part->assigned)
 			wait = Min(wait, 50);
+		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && !gc_out_full() && is_waiting(part))
+			doubt(part);
 		if (part->position <= part->told)
 			continue;
 		if (now - part->told_at >= TELL_MS)

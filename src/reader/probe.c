@@ -235,6 +235,7 @@ gc_answer_fail(GcJob *job, GcTrouble trouble, const char *text)
 	job->rows = 0;
 	job->failed = true;
 	job->failure = trouble;
+	strlcpy(job->text, text, sizeof(job->text));
 	gc_frame_begin(&job->answer, GC_FRAME_ANSWER);
 	gc_frame_put_u32(&job->answer, job->id);
 	gc_frame_put_u8(&job->answer, 0);

@@ -67,6 +67,8 @@ typedef struct GcPart
 	uint32		epoch;
 	bool		active;
 	bool		checking;		/* the probe looks whether it can be read */
+	int64		heard_at;		/* ms: when the source last said something of it */
+	int			doubts;			/* checks in a row that got no record, though there is one */
 	bool		assigned;		/* the source reads it: not while another subscription has it */
 	bool		paused;
 	int64		credit;			/* bytes of frames; what is above zero may be spent, the last frame may overdraw */
@@ -78,6 +80,8 @@ typedef struct GcPart
 	bool		end_told;
 	GcTrouble	trouble;		/* told last, or to be told once nothing is held any more */
 	bool		trouble_due;
+	bool		truncated;		/* OUT_OF_RANGE: the log has another history, whatever its range */
+	int			retries;		/* of OUT_OF_RANGE that was not true */
 	int64		trouble_at;		/* offset */
 	char	   *trouble_text;
 
@@ -183,7 +187,12 @@ typedef struct GcSource
 	/* In the probe's thread. */
 	void		(*query) (GcJob *job);
 	void		(*range) (GcJob *job);
-	void		(*check) (GcJob *job);	/* sets trouble and text, NONE when there is none */
+
+	/*
+	 * Can a record be read at job->number? Sets trouble, NONE when it can, and text; low and high; rows = 0: there
+	 * is none yet. TRANSIENT with low and high known: it should be there and does not come.
+	 */
+	void		(*check) (GcJob *job);
 	void		(*ping) (GcJob *job);
 } GcSource;
 
@@ -213,8 +222,7 @@ extern GcPart *gc_part_find(uint32 subscription, int32 partition);
 extern void gc_part_forget(GcPart *part);
 extern void gc_part_commit(GcPart *part, int64 offset);
 extern void gc_part_checked(GcJob *job);
-extern void gc_part_tell_trouble(uint32 subscription, int32 partition, uint32 epoch, GcTrouble trouble,
-								 int64 offset, int64 low, int64 high, const char *text);
+extern void gc_part_ranged(GcJob *job);
 
 /* part.c, for the sources */
 extern void gc_part_end(GcPart *part, int64 offset);
