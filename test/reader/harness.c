@@ -5,6 +5,7 @@
 
 #include "harness.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 const char *reader_program;
+bool		reader_sanitized;
 int			npassed;
 int			nfailed;
 const char *test_name = "";
@@ -51,6 +53,8 @@ reader_start(void)
 	if (reader->pid == 0)
 	{
 		dup2(pair[1], STDIN_FILENO);
+		if (!reader_sanitized)
+			dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
 		execl(reader_program, reader_program, NULL);
 		_exit(127);
 	}
