@@ -35,9 +35,11 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/formatting.h"
+#include "utils/guc.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
@@ -282,6 +284,47 @@ check_rights(List *options)
 				 errhidestmt(true)));
 }
 
+/* The setting by which the text of this statement is kept where others may read it, or NULL. */
+static const char *
+recorded_by(void)
+{
+	const char *track = GetConfigOption("pg_stat_statements.track", true, false);
+	const char *utility = GetConfigOption("pg_stat_statements.track_utility", true, false);
+
+	if (log_statement >= LOGSTMT_DDL)
+		return "log_statement";
+	if (log_min_duration_statement >= 0)
+		return "log_min_duration_statement";
+	if (track && strcmp(track, "none") != 0 && utility && strcmp(utility, "on") == 0)
+		return "pg_stat_statements.track_utility";
+	return NULL;
+}
+
+/* A secret that stands in the statement itself, and not only in the options that stay as they are. */
+static void
+warn_of_records(List *options)
+{
+	const char *by = recorded_by();
+	ListCell   *lc;
+
+	if (by == NULL || debug_query_string == NULL)
+		return;
+	foreach(lc, options)
+	{
+		DefElem    *def = lfirst(lc);
+
+		if (gc_option_find(def->defname)->flags & GC_OPTION_SECRET &&
+			strstr(debug_query_string, defGetString(def)) != NULL)
+		{
+			ereport(WARNING,
+					(errmsg("a secret in this statement is recorded by %s", by),
+					 errhint("Change it where it is from, and tell it here by \"password_file\", or in a session of a superuser who has turned that off."),
+					 errhidestmt(true)));
+			return;
+		}
+	}
+}
+
 /*
  * _options_validator(text[], oid) -> void: for CREATE and ALTER of the wrapper, servers
  * and user mappings.
@@ -293,6 +336,7 @@ gc_options_validator(PG_FUNCTION_ARGS)
 
 	check_options(options, PG_GETARG_OID(1));
 	check_rights(options);
+	warn_of_records(options);
 	PG_RETURN_VOID();
 }
 
