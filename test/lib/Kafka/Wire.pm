@@ -1,7 +1,7 @@
 # Kafka's protocol, the administrator's part: one request, one answer, by a plain
 # socket. Java's tools do the same in a second each; librdkafka's API for it differs
 # from version to version. Only what Kafka.pm needs, in versions of the requests
-# that brokers from 2.1 to 4.2 know.
+# that brokers from 2.4 to 4.2 know.
 #
 # Every function dies with the broker's error code; %error has names for those that
 # tests meet. Integers are big endian; a string is a length (-1: null) and bytes.
