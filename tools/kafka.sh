@@ -86,8 +86,8 @@ kafka_fetch() {
 	home=$(getent passwd "$(id -u)" | cut -d: -f6)
 	[ -w "$home" ] || repository=("-Dmaven.repo.local=$new/repository")
 	echo "kafka: fetching $kafka_version (56 MB) with Maven into $kafka_dir" >&2
-	if ! (cd "$new" && mvn -B -C -q ${repository[@]+"${repository[@]}"} dependency:copy-dependencies \
-		-DincludeScope=runtime -DoutputDirectory="$new/libs") >"$log" 2>&1 </dev/null; then
+	if ! (cd "$new" && mvn -B -C -q ${repository[@]+"${repository[@]}"} \
+		org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$new/libs") >"$log" 2>&1 </dev/null; then
 		grep -m 1 -E 'ERROR|FATAL' "$log" >&2
 		rm -rf "$new"
 		kafka_fail "Maven could not fetch Kafka $kafka_version: is there a network, or a mirror in Maven's settings? All it said is in $log"
