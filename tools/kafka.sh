@@ -268,6 +268,8 @@ kafka_make() { # DIR OPTION...
 			broker.session.timeout.ms=3000
 			# tests make their topics; they wait for retention and compaction
 			auto.create.topics.enable=false
+			# for what they ask for: records of years ago stay where a topic does not say how long
+			log.retention.ms=-1
 			log.initial.task.delay.ms=500
 			log.retention.check.interval.ms=500
 			log.cleaner.backoff.ms=500
