@@ -114,10 +114,13 @@ sub metadata
 	return { brokers => \%brokers, topics => \%topics };
 }
 
+# With $replicas, a list of brokers for each partition, the two numbers before are not looked at.
 sub create_topic
 {
-	my ($address, $name, $partitions, $replication, $config) = @_;
-	my $in = request($address, 19, 2, array(string($name) . pack('Nn', $partitions, $replication) . array()
+	my ($address, $name, $partitions, $replication, $config, $replicas) = @_;
+	($partitions, $replication) = (-1, -1) if $replicas;
+	my $in = request($address, 19, 2, array(string($name) . pack('l>s>', $partitions, $replication)
+		  . array(map { pack('N', $_) . array(map { pack 'N', $_ } @{ $replicas->[$_] }) } 0 .. $#{ $replicas // [] })
 		  . array(map { string($_) . string("$config->{$_}") } sort keys %$config)) . pack('Nc', 30000, 0));
 	int32(\$in);
 	get_array(\$in, sub { get_string($_[0]); check(int16($_[0]), "create topic $name", get_string($_[0])) });
