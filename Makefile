@@ -109,7 +109,7 @@ READER        = build/guest_context_reader
 READER_SRC    = $(wildcard src/reader/*.c src/common/*.c)
 READER_BASE   = -std=gnu11 -g -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
                 $(if $(WERROR),-Werror) -D_GNU_SOURCE -DFRONTEND -DUSE_PRIVATE_ENCODING_FUNCS $(if $(ASSERT),-DUSE_ASSERT_CHECKING) \
-                -Isrc -I$(shell $(PG_CONFIG) --includedir-server) $(shell pkg-config --cflags rdkafka 2>/dev/null)
+                -Isrc -I$(shell $(PG_CONFIG) --includedir-server) $(shell pkg-config --cflags rdkafka 2>/dev/null) $(COPT)
 READER_FLAGS  = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -pie -Wl,-z,relro,-z,now $(READER_BASE)
 READER_LIBS   = $(shell pkg-config --libs rdkafka 2>/dev/null) -L$(shell $(PG_CONFIG) --pkglibdir) \
                 -L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm -lpthread
