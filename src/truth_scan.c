@@ -487,28 +487,27 @@ static TupleTableSlot *
 next_row(ScanState *node)
 {
 	TruthScan  *state = (TruthScan *) node;
-	MemoryContext caller;
 
 	if (state->map == NULL)
 		load_map(state);
 	while (state->leaf != NULL || next_leaf(state))
 	{
-		caller = MemoryContextSwitchTo(node->ps.ps_ExprContext->ecxt_per_tuple_memory);
 		while (table_scan_getnextslot(state->scan, ForwardScanDirection, state->slot))
 		{
+			MemoryContext caller = MemoryContextSwitchTo(node->ps.ps_ExprContext->ecxt_per_tuple_memory);
+			bool		counts;
+
 			/* all columns at once: most rows count */
 			if (state->conversion == NULL)
 				slot_getsomeattrs(state->slot, state->last);
-			if (row_counts(state, state->slot))
-			{
-				MemoryContextSwitchTo(caller);
+			counts = row_counts(state, state->slot);
+			MemoryContextSwitchTo(caller);
+			if (counts)
 				return state->conversion == NULL ? state->slot : convert_row(state);
-			}
 			InstrCountFiltered2(node, 1);
 			ResetExprContext(node->ps.ps_ExprContext);
 			CHECK_FOR_INTERRUPTS();
 		}
-		MemoryContextSwitchTo(caller);
 		if (state->leaf == &state->read->batch && state->shared != NULL)
 			pg_atomic_fetch_add_u32(&state->shared->finished, 1);
 		end_leaf(state);

@@ -470,21 +470,34 @@ start_probe(GcRead *read, IndexScanDesc scan, const Datum *key, TimestampTz vers
 	index_rescan(scan, read->scan_keys, nkeys + 1, NULL, 0);
 }
 
-IndexScanDesc
+/* A held scan keeps what it has noted, as of dead rows, from one key to the next: in memory that stays. */
+void
 gc_leaf_probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version)
 {
+	MemoryContext caller = MemoryContextSwitchTo(read->context);
+
 	hold_index(read, leaf);
 	start_probe(read, leaf->scan, key, version);
-	return leaf->scan;
+	MemoryContextSwitchTo(caller);
 }
 
-/* The rest of probe(). */
+bool
+gc_leaf_probe_next(GcRead *read, GcLeaf *leaf)
+{
+	MemoryContext caller = MemoryContextSwitchTo(read->context);
+	bool		found = index_getnext_slot(leaf->scan, BackwardScanDirection, leaf->scan_slot);
+
+	MemoryContextSwitchTo(caller);
+	return found;
+}
+
+/* The rest of probe(); `scan` is NULL for the leaf's held one. */
 static void
 newest_in_scan(GcRead *read, GcLeaf *leaf, IndexScanDesc scan, TupleTableSlot *slot, GcPosition *newest)
 {
 	GcPosition	position;
 
-	while (index_getnext_slot(scan, BackwardScanDirection, slot))
+	while (scan == NULL ? gc_leaf_probe_next(read, leaf) : index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
 		if (!gc_leaf_position(read, leaf, slot, &position))
 			continue;
@@ -511,8 +524,8 @@ probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version, GcPosit
 	version = Max(version, newest->version);
 	if (read->nscans > 0)
 	{
-		scan = gc_leaf_probe(read, leaf, key, version);
-		newest_in_scan(read, leaf, scan, leaf->scan_slot, newest);
+		gc_leaf_probe(read, leaf, key, version);
+		newest_in_scan(read, leaf, NULL, leaf->scan_slot, newest);
 		return;
 	}
 	rel = open_with_slot(read, leaf);
