@@ -204,16 +204,29 @@ count_row(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool ali
 	((Build *) arg)->rows++;
 }
 
+/* No key has a NULL, and nobody asks for one; but somebody may make a filter of anything. */
+static bool
+has_null(Relation index, const bool *isnull)
+{
+	for (int i = 0; i < RelationGetDescr(index)->natts; i++)
+		if (isnull[i])
+			return true;
+	return false;
+}
+
 /* Sets the key's bits in a page that nobody else sees yet. */
 static void
 build_row(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
 	Build	   *build = arg;
-	MemoryContext caller = MemoryContextSwitchTo(build->row);
+	MemoryContext caller;
 	Place		place;
 	Buffer		buffer;
 	uint64	   *line;
 
+	if (has_null(index, isnull))
+		return;
+	caller = MemoryContextSwitchTo(build->row);
 	place_of(gc_key_filter_hash(build->columns, RelationGetDescr(index)->natts, values),
 			 build->npages, &place);
 	buffer = ReadBuffer(index, place.page);
@@ -285,12 +298,15 @@ static bool
 insert_key(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 		   IndexUniqueCheck check, bool unchanged, IndexInfo *info)
 {
-	GcFilterColumn *columns = columns_of(index);
+	GcFilterColumn *columns;
 	Place		place;
 	Buffer		buffer;
 	uint64	   *line;
 	bool		has = true;
 
+	if (has_null(index, isnull))
+		return false;
+	columns = columns_of(index);
 	place_of(gc_key_filter_hash(columns, RelationGetDescr(index)->natts, values),
 			 pages_of(index), &place);
 	buffer = ReadBuffer(index, place.page);
