@@ -359,7 +359,8 @@ open_filter(GcRead *read, GcLeaf *leaf)
 
 	if (!leaf->filter_known)
 	{
-		leaf->filter_index = IsolationIsSerializable() ? InvalidOid : gc_key_filter_of(leaf->relid);
+		leaf->filter_index = IsolationIsSerializable() ? InvalidOid :
+			gc_key_filter_of(leaf->relid, read->root, &read->key);
 		leaf->filter_known = true;
 	}
 	if (leaf->filter != NULL || !OidIsValid(leaf->filter_index))
