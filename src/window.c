@@ -153,8 +153,15 @@ prepare_leaves(GcRead *read)
 {
 	TimestampTz now = GetCurrentTimestamp() + USECS_PER_MINUTE;
 	Relation	rel;
-	PartitionDesc speed = speed_partitions(read, &rel);
+	PartitionDesc speed;
 
+	/*
+	 * Who asks only a leaf's filter has no lock of the leaf, so he is not waited for when
+	 * the filter is replaced concurrently. It is enough to hear now that it was: what is
+	 * written after this statement's snapshot it need not see.
+	 */
+	AcceptInvalidationMessages();
+	speed = speed_partitions(read, &rel);
 	if (newest_bound(speed) < read->window.leaves_until)
 	{
 		/* Somebody attached a leaf, and this transaction has not heard of it. */
