@@ -653,13 +653,19 @@ initialize_worker(CustomScanState *node, shm_toc *toc, void *coordinate)
 	attach_map(state);
 }
 
-/* The shared memory goes, in the leader while other parts of the query may still be under way. */
+/*
+ * The shared memory goes, and what was noted there; in the leader while other parts of the query may
+ * still be under way, which may also begin this scan again.
+ */
 static void
 shutdown_truth_scan(CustomScanState *node)
 {
 	TruthScan  *state = (TruthScan *) node;
 
 	if (state->shared != NULL)
+	{
 		state->map = NULL;
+		state->dataset_read = false;
+	}
 	state->shared = NULL;
 }
