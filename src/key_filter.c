@@ -299,7 +299,8 @@ static bool
 insert_key(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 		   IndexUniqueCheck check, bool unchanged, IndexInfo *info)
 {
-	GcFilterColumn *columns;
+	MemoryContext row;
+	MemoryContext caller;
 	Place		place;
 	Buffer		buffer;
 	uint64	   *line;
@@ -307,8 +308,9 @@ insert_key(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relatio
 
 	if (has_null(index, isnull))
 		return false;
-	columns = columns_of(index);
-	place_of(gc_key_filter_hash(columns, RelationGetDescr(index)->natts, values),
+	row = AllocSetContextCreate(CurrentMemoryContext, "guest_context filter row", ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(row);
+	place_of(gc_key_filter_hash(columns_of(index), RelationGetDescr(index)->natts, values),
 			 pages_of(index), &place);
 	buffer = ReadBuffer(index, place.page);
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -325,7 +327,8 @@ insert_key(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relatio
 		GenericXLogFinish(state);
 	}
 	UnlockReleaseBuffer(buffer);
-	pfree(columns);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(row);
 	return false;
 }
 

@@ -146,12 +146,13 @@ newest_bound(PartitionDesc desc)
 
 /*
  * Leaves of the window and of the active dataset. Leaves that begin after now
- * are empty; a minute is allowed for a clock that was set back.
+ * are empty; a minute is allowed for a clock that was set back, and what a plan reads is
+ * looked into in any case, so that all plans agree.
  */
 static void
-prepare_leaves(GcRead *read)
+prepare_leaves(GcRead *read, const GcPlan *plan)
 {
-	TimestampTz now = GetCurrentTimestamp() + USECS_PER_MINUTE;
+	TimestampTz now = Max(GetCurrentTimestamp() + USECS_PER_MINUTE, plan->ceiling - 1);
 	Relation	rel;
 	PartitionDesc speed;
 
@@ -422,7 +423,7 @@ gc_window_prepare(GcRead *read, const GcPlan *plan)
 	MemoryContext caller = MemoryContextSwitchTo(read->context);
 
 	prepare_key(read, plan);
-	prepare_leaves(read);
+	prepare_leaves(read, plan);
 	read->ready = true;
 	MemoryContextSwitchTo(caller);
 }

@@ -53,5 +53,12 @@ SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, v.
 SELECT count(*) FROM things_versions v
 	WHERE guest_context._is_current(:plan, :position, v.id) AND guest_context._is_current(:plan, :position, v.name);
 
+-- A tree that is changed itself is read leaf by leaf, and so is a sample of it.
+BEGIN;
+UPDATE things_versions v SET name = name || '!' WHERE guest_context._is_current(:plan, :position, v.id);
+DELETE FROM things_versions v WHERE guest_context._is_current(:plan, :position, v.id) AND v.id = 5;
+SELECT count(*) AS sampled FROM things_versions v TABLESAMPLE BERNOULLI (0) WHERE guest_context._is_current(:plan, :position, v.id);
+ROLLBACK;
+SELECT guest_context._refuse_write();
 SET client_min_messages = warning;
 DROP SCHEMA read_keys CASCADE;
