@@ -249,7 +249,7 @@ ask(GcFrame *frame)
 		gc_probe_ask(job);
 }
 
-static void stop(void) pg_attribute_noreturn();
+static _Noreturn void stop(void);
 
 static void
 handle(GcFrame *frame)
