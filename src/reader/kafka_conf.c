@@ -12,6 +12,7 @@
 #include "common/options.h"
 
 #define MB ((int64) 1024 * 1024)
+#define RECORD_COST 320			/* bytes of memory of a record in the queue besides its own */
 
 static rd_kafka_conf_t *base;	/* with the server's options; every handle is made from a copy */
 static char *group;
@@ -112,7 +113,9 @@ get_number(const rd_kafka_conf_t *conf, const char *name)
 /*
  * Memory is for the fetch queue, what is on its way into it, what is held, decoded and to be written. The queue
  * is one for all partitions: they are all forwarded to the consumer's, whose size the library compares
- * with its limit. It should hold a second or two of what the server can store.
+ * with its limits, one for bytes of records and one for their number, for a small record costs more than its
+ * bytes. It should hold a second or two of what the server can store: the library does not fetch for a second
+ * once it has been full (before it had fetch.queue.backoff.ms).
  */
 static bool
 share_memory(const GcSettings *settings, char *text, size_t size)
@@ -123,7 +126,7 @@ share_memory(const GcSettings *settings, char *text, size_t size)
 	int64		receive = get_number(base, "receive.message.max.bytes");
 
 	if (!set_number(base, "queued.max.messages.kbytes", queue / 1024, text, size) ||
-		!set(base, "queued.min.messages", "100000", text, size))
+		!set_number(base, "queued.min.messages", Min(Max(all * 2 / 5 / RECORD_COST, 10000), 10000000), text, size))
 		return false;
 	if (gc_setting(settings, "receive.message.max.bytes") != NULL)
 		fetch = Min(fetch, receive - 512);
