@@ -174,6 +174,11 @@ build/gc_decode_test_asan: $(DECODE_SRC) $(HEADERS_ALL)
 	$(CC) $(DECODE_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
 	  -o $@ $(DECODE_SRC) $(DECODE_LIBS)
 
+# The producer of the tests that have a real Kafka (test/lib/Kafka.pm).
+build/gc_producer: test/helper/gc_producer.c
+	@mkdir -p build
+	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka
+
 # What "make decode-check" runs; DECODE_SEED=N for other random records.
 .PHONY: decode-run
 decode-run: build/gc_decode_test build/gc_decode_test_asan

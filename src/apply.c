@@ -3,7 +3,7 @@
  *
  * A record goes the way of one from a changelog: through the decoder
  * (src/common/), which makes texts of columns or an error, and through COPY's
- * machinery into the leaf of the moment. Source is 0, the offset comes
+ * machinery into the leaf of the moment (rows.c). Source is 0, the offset comes
  * from the entity's own sequence, so that of two records with one version the
  * one applied later wins.
  *
@@ -20,19 +20,11 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "catalog/dependency.h"
-#include "catalog/pg_type.h"
-#include "commands/copy.h"
-#include "commands/copyfrom_internal.h"
 #include "commands/sequence.h"
-#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/value.h"
-#include "parser/parse_node.h"
-#include "parser/parse_relation.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -47,72 +39,18 @@
 #include "compat.h"
 #include "dataset.h"
 #include "guest_context.h"
+#include "rows.h"
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_apply);
-
-#define UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
-
-/* Said to the log in place of a detail that may quote the payload. */
-#define NOT_LOGGED "It may quote the record, so only the client is told."
 
 /* Which record of the payload is at fault, for the error's context. */
 typedef struct Progress
 {
 	const GcEntity *entity;
+	GcRows	   *flushing;		/* knows it while rows are written */
 	int64		record;			/* counted from 1; 0 = not known */
 } Progress;
-
-/* Rows of one COPY: all have the same columns. */
-typedef struct Batch
-{
-	Progress   *progress;
-	const GcEntity *entity;
-	const GcMappingSpec *spec;
-	Relation	leaf;
-	bool	   *has_default;	/* of each column */
-	bool	   *absent;			/* columns that these rows leave to their DEFAULT */
-	StringInfoData rows;		/* COPY text format */
-	StringInfoData records;		/* the number of each row's record, an int64 */
-	char	   *arrived_at;		/* literal */
-} Batch;
-
-/* What COPY reads; its callback has no argument. */
-static StringInfo copy_source;
-
-static int
-read_source(void *buffer, int minimum, int maximum)
-{
-	int			count = Min(maximum, copy_source->len - copy_source->cursor);
-
-	memcpy(buffer, copy_source->data + copy_source->cursor, count);
-	copy_source->cursor += count;
-	return count;
-}
-
-static GcColumnKind
-kind_of_type(Oid type)
-{
-	switch (getBaseType(type))
-	{
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-		case NAMEOID:
-			return GC_KIND_TEXT;
-		case JSONOID:
-		case JSONBOID:
-			return GC_KIND_JSON;
-		case TIMESTAMPTZOID:
-			return GC_KIND_TIMESTAMPTZ;
-		case TIMESTAMPOID:
-			return GC_KIND_TIMESTAMP;
-		case DATEOID:
-			return GC_KIND_DATE;
-		default:
-			return OidIsValid(get_base_element_type(type)) ? GC_KIND_ARRAY : GC_KIND_OTHER;
-	}
-}
 
 /* about_payload: the detail may quote it. */
 static void
@@ -122,243 +60,19 @@ report(const GcDecodeError *error, bool about_payload)
 			(errcode(GC_DECODE_ERRCODE(error)),
 			 errmsg_internal("%s", error->message),
 			 error->detail[0] ? errdetail_internal("%s", error->detail) : 0,
-			 error->detail[0] && about_payload ? errdetail_log(NOT_LOGGED) : 0,
+			 error->detail[0] && about_payload ? errdetail_log(GC_NOT_LOGGED) : 0,
 			 error->hint[0] ? errhint("%s", error->hint) : 0));
-}
-
-/* The decoder's view of an entity's columns. */
-static GcMappingSpec *
-mapping_spec(const GcEntity *entity)
-{
-	int			ncolumns = list_length(entity->shape_columns);
-	GcDecodeColumn *columns = palloc0(sizeof(GcDecodeColumn) * ncolumns);
-	GcMappingSpec *spec = palloc0(sizeof(GcMappingSpec));
-
-	for (int i = 0; i < ncolumns; i++)
-	{
-		const char *name = strVal(list_nth(entity->shape_columns, i));
-		Oid			type = get_atttype(entity->versions, get_attnum(entity->versions, name));
-
-		columns[i].name = name;
-		columns[i].kind = kind_of_type(type);
-		if (columns[i].kind == GC_KIND_ARRAY)
-			columns[i].element = kind_of_type(get_base_element_type(type));
-		columns[i].is_key = list_member(entity->key_columns, makeString((char *) name));
-		columns[i].is_version = strcmp(name, entity->version_column) == 0;
-		columns[i].is_unmapped = entity->unmapped_column != NULL &&
-			strcmp(name, entity->unmapped_column) == 0;
-	}
-	spec->columns = columns;
-	spec->ncolumns = ncolumns;
-	spec->mapping = entity->mapping;
-	return spec;
 }
 
 void
 gc_mapping_check(const GcEntity *entity)
 {
 	GcDecodeError error;
-	GcMapping  *mapping = gc_mapping_compile(mapping_spec(entity), &error);
+	GcMapping  *mapping = gc_mapping_compile(gc_entity_spec(entity), &error);
 
 	if (mapping == NULL)
 		report(&error, false);
 	gc_mapping_free(mapping);
-}
-
-/* The leaf for records that arrive now, made if maintenance is late; locked. */
-static Relation
-open_leaf(const GcEntity *entity, TimestampTz arrived_at)
-{
-	for (bool made = false;; made = true)
-	{
-		GcSpeedLeaf *leaves;
-		int			count = gc_speed_leaves(entity->speed, &leaves);
-
-		for (int i = count - 1; i >= 0; i--)
-			if (leaves[i].lower <= arrived_at && arrived_at < leaves[i].upper)
-				return table_open(leaves[i].relid, RowExclusiveLock);
-		if (made)
-			ereport(ERROR,
-					(errcode(ERRCODE_CHECK_VIOLATION),
-					 errmsg("entity \"%s.%s\" has no partition for records that arrive at %s",
-							entity->schema, entity->name, gc_timestamp_literal(arrived_at)),
-					 errdetail("The clock stands before partitions that have been dropped already."),
-					 errhint("Correct the server's clock.")));
-		gc_speed_leaves_ensure(entity, arrived_at + 1);
-	}
-}
-
-/* Appends a field in COPY's text format. */
-static void
-append_field(StringInfo buf, const char *text)
-{
-	for (const char *p = text; *p; p++)
-	{
-		switch (*p)
-		{
-			case '\\':
-				appendStringInfoString(buf, "\\\\");
-				break;
-			case '\t':
-				appendStringInfoString(buf, "\\t");
-				break;
-			case '\n':
-				appendStringInfoString(buf, "\\n");
-				break;
-			case '\r':
-				appendStringInfoString(buf, "\\r");
-				break;
-			default:
-				appendStringInfoCharMacro(buf, *p);
-		}
-	}
-}
-
-/* The error of a row whose values must not be told to everybody. */
-static void
-hide_values(const Batch *batch, const CopyFromState copy, ErrorData *error)
-{
-	const GcEntity *entity = batch->entity;
-	char	   *copy_context;
-
-	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
-	{
-		case ERRCODE_DATA_EXCEPTION:	/* the message quotes the value */
-			error->detail = error->detail == NULL ? error->message :
-				psprintf("%s\n%s", error->message, error->detail);
-			error->detail_log = pstrdup(NOT_LOGGED);
-			if (copy->cur_attname == NULL)
-				error->message = psprintf("cannot store a record of entity \"%s.%s\"",
-										  entity->schema, entity->name);
-			else
-			{
-				error->message = psprintf("cannot store a record of entity \"%s.%s\": its value for column \"%s\" is not valid",
-										  entity->schema, entity->name, copy->cur_attname);
-				error->schema_name = get_namespace_name(RelationGetNamespace(batch->leaf));
-				error->table_name = pstrdup(RelationGetRelationName(batch->leaf));
-				error->column_name = pstrdup(copy->cur_attname);
-			}
-			error->context = NULL;
-			break;
-		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:	/* the detail quotes the row */
-			error->detail = error->detail_log = NULL;
-			error->context = NULL;
-			break;
-		default:
-			/* what a trigger says of itself stands before what COPY says, which quotes the row */
-			copy_context = error->context == NULL ? NULL : strstr(error->context, "\nCOPY ");
-			if (copy_context != NULL)
-				*copy_context = '\0';
-			else
-				error->context = NULL;
-			break;
-	}
-}
-
-/* What is said while COPY works and is not caught: a trigger's NOTICE, the end of the session. */
-static void
-hide_context(void *arg)
-{
-	errhidestmt(true);
-	errhidecontext(true);		/* COPY's has the row */
-}
-
-static void
-copy_rows(Batch *batch, CopyFromState copy)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	ErrorContextCallback context = {.callback = hide_context};
-
-	PG_TRY();
-	{
-		/* nothing else: what is outside is added when the error is made anew */
-		error_context_stack = &context;
-		CopyFrom(copy);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-		uint64		nrows = batch->records.len / sizeof(int64);
-
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		hide_values(batch, copy, error);
-		/* triggers that fire after all rows were read may be about any of them */
-		batch->progress->record = copy->cur_lineno == 0 || copy->cur_lineno > nrows ? 0 :
-			((int64 *) batch->records.data)[copy->cur_lineno - 1];
-		ThrowErrorData(error);
-	}
-	PG_END_TRY();
-}
-
-/* Writes the batch's rows, as the owner. */
-static void
-flush(Batch *batch)
-{
-	List	   *columns = NIL;
-	ParseState *pstate;
-	CopyFromState copy;
-	Oid			save_user;
-	int			save_context;
-	static const char *const own[] = {"gc_arrived_at", "gc_offset", "gc_dataset",
-	"gc_source", "gc_partition", "gc_deleted"};
-
-	if (batch->rows.len == 0)
-		return;
-	batch->progress->record = 0;
-	for (int i = 0; i < lengthof(own); i++)
-		columns = lappend(columns, makeString(pstrdup(own[i])));
-	for (int i = 0; i < batch->spec->ncolumns; i++)
-		if (!batch->absent[i])
-			columns = lappend(columns, makeString(pstrdup(batch->spec->columns[i].name)));
-
-	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(batch->entity->owner, save_context | SECURITY_RESTRICTED_OPERATION);
-	pstate = make_parsestate(NULL);
-	addRangeTableEntryForRelation(pstate, batch->leaf, RowExclusiveLock, NULL, false, false);
-	copy_source = &batch->rows;
-	copy = BeginCopyFrom(pstate, batch->leaf, NULL, NULL, false, read_source, columns,
-						 list_make1(makeDefElem("encoding", (Node *) makeString("UTF8"), -1)));
-	copy_rows(batch, copy);
-	EndCopyFrom(copy);
-	free_parsestate(pstate);
-	SetUserIdAndSecContext(save_user, save_context);
-	resetStringInfo(&batch->rows);
-	resetStringInfo(&batch->records);
-}
-
-/* Adds one decoded record; rows with other columns absent start a new COPY. */
-static void
-add_row(Batch *batch, const GcDecoded *record, int64 number, int64 offset)
-{
-	int			ncolumns = batch->spec->ncolumns;
-	bool	   *absent = palloc(ncolumns);
-
-	for (int i = 0; i < ncolumns; i++)
-		absent[i] = batch->has_default[i] && record->status == GC_DECODE_UPSERT &&
-			record->fields[i].state == GC_FIELD_ABSENT;
-	if (memcmp(absent, batch->absent, ncolumns) != 0)
-	{
-		flush(batch);
-		memcpy(batch->absent, absent, ncolumns);
-	}
-	pfree(absent);
-
-	appendStringInfo(&batch->rows, "%s\t" INT64_FORMAT "\t0\t0\t0\t%s", batch->arrived_at, offset,
-					 record->status == GC_DECODE_TOMBSTONE ? "t" : "f");
-	for (int i = 0; i < ncolumns; i++)
-	{
-		if (batch->absent[i])
-			continue;
-		appendStringInfoChar(&batch->rows, '\t');
-		if (record->fields[i].state == GC_FIELD_TEXT)
-			append_field(&batch->rows, record->fields[i].text);
-		else
-			appendStringInfoString(&batch->rows, "\\N");
-	}
-	appendStringInfoChar(&batch->rows, '\n');
-	appendBinaryStringInfo(&batch->records, (char *) &number, sizeof(number));
 }
 
 /* Says which record was at fault; the statement, which may have the payload in it, is not logged. */
@@ -366,11 +80,12 @@ static void
 say_record(void *arg)
 {
 	const Progress *progress = arg;
+	int64		record = progress->flushing ? gc_rows_failed(progress->flushing) : progress->record;
 
 	errhidestmt(true);
-	if (progress->record > 0)
+	if (record > 0)
 		errcontext("applying record %lld of the payload to entity \"%s.%s\"",
-				   (long long) progress->record, progress->entity->schema, progress->entity->name);
+				   (long long) record, progress->entity->schema, progress->entity->name);
 	else
 		errcontext("applying records to entity \"%s.%s\"",
 				   progress->entity->schema, progress->entity->name);
@@ -408,7 +123,7 @@ check_rights(const GcEntity *entity)
 static void
 check_version(const GcEntity *entity, const GcDecoded *record, TimestampTz now)
 {
-	TimestampTz version = record->version_us - UNIX_EPOCH_US;
+	TimestampTz version = record->version_us - GC_UNIX_EPOCH_US;
 
 	if (version > now + gc_max_future_skew * USECS_PER_SEC)
 		ereport(ERROR,
@@ -419,6 +134,14 @@ check_version(const GcEntity *entity, const GcDecoded *record, TimestampTz now)
 						   entity->version_column, gc_timestamp_literal(version),
 						   gc_timestamp_literal(now), gc_max_future_skew),
 				 errhint("Correct the clock it comes from, or declare the unit of its times in the mapping.")));
+}
+
+static void
+flush(GcRows *rows, Progress *progress)
+{
+	progress->flushing = rows;
+	gc_rows_flush(rows);
+	progress->flushing = NULL;
 }
 
 /*
@@ -439,12 +162,15 @@ gc_apply(PG_FUNCTION_ARGS)
 	GcDecodeInput input = {0};
 	GcDecoded	record;
 	TimestampTz now;
-	Batch		batch = {0};
+	GcMappingSpec *spec;
+	GcRows	   *rows;
 	Oid			sequence;
 	Progress	progress = {0};
 	ErrorContextCallback context = {.callback = say_record, .arg = &progress};
 	int64		decoded = 0;
 	int64		count = 0;
+	int64		offset;
+	bool		deleted;
 	int			guc_level;
 
 	gc_require_argument(fcinfo, 0, "entity");
@@ -466,30 +192,18 @@ gc_apply(PG_FUNCTION_ARGS)
 	context.previous = error_context_stack;
 	error_context_stack = &context;
 
-	batch.progress = &progress;
-	batch.entity = entity;
-	batch.spec = mapping_spec(entity);
-	batch.arrived_at = gc_timestamp_literal(now);
-	batch.leaf = open_leaf(entity, now);
-	batch.absent = palloc0(batch.spec->ncolumns);
-	batch.has_default = palloc(batch.spec->ncolumns);
-	for (int i = 0; i < batch.spec->ncolumns; i++)
-	{
-		AttrNumber	attno = get_attnum(RelationGetRelid(batch.leaf), batch.spec->columns[i].name);
+	spec = gc_entity_spec(entity);
+	rows = gc_rows_create(entity, spec);
+	gc_rows_open(rows, now);
 
-		batch.has_default[i] = TupleDescAttr(RelationGetDescr(batch.leaf), attno - 1)->atthasdef;
-	}
-	initStringInfo(&batch.rows);
-	initStringInfo(&batch.records);
-
-	mapping = gc_mapping_compile(batch.spec, &error);
+	mapping = gc_mapping_compile(spec, &error);
 	if (mapping == NULL)
 		report(&error, false);
 	elements = gc_elements_begin(VARDATA_ANY(payload), VARSIZE_ANY_EXHDR(payload), &error);
 	if (elements == NULL)
 		report(&error, true);
 	sequence = linitial_oid(getOwnedSequences(entity->versions));
-	input.timestamp_us = now + UNIX_EPOCH_US;
+	input.timestamp_us = now + GC_UNIX_EPOCH_US;
 	input.deleted = PG_GETARG_BOOL(2);
 	while (gc_elements_next(elements, &input.value, &input.value_len))
 	{
@@ -500,7 +214,13 @@ gc_apply(PG_FUNCTION_ARGS)
 			case GC_DECODE_UPSERT:
 			case GC_DECODE_TOMBSTONE:
 				check_version(entity, &record, now);
-				add_row(&batch, &record, decoded, nextval_internal(sequence, false));
+				offset = nextval_internal(sequence, false);
+				deleted = record.status == GC_DECODE_TOMBSTONE;
+				if (!gc_rows_add(rows, record.fields, deleted, 0, 0, offset, decoded))
+				{
+					flush(rows, &progress);
+					gc_rows_add(rows, record.fields, deleted, 0, 0, offset, decoded);
+				}
 				count++;
 				break;
 			case GC_DECODE_FILTERED:
@@ -511,9 +231,9 @@ gc_apply(PG_FUNCTION_ARGS)
 				report(&record.error, true);
 		}
 	}
-	flush(&batch);
+	flush(rows, &progress);
 	error_context_stack = context.previous;
-	table_close(batch.leaf, NoLock);
+	gc_rows_close(rows);
 	gc_mapping_free(mapping);
 	gc_leave(guc_level);
 	PG_RETURN_INT64(count);

@@ -45,6 +45,13 @@
 #define gc_database_aclcheck(database, role, mode) pg_database_aclcheck((database), (role), (mode))
 #endif
 
+/* Rights on a foreign server. */
+#if PG_VERSION_NUM >= 160000
+#define gc_server_aclcheck(server, role, mode) object_aclcheck(ForeignServerRelationId, (server), (role), (mode))
+#else
+#define gc_server_aclcheck(server, role, mode) pg_foreign_server_aclcheck((server), (role), (mode))
+#endif
+
 /* The i-th backend's status, counted from 1; NULL past the end. */
 #if PG_VERSION_NUM >= 160000
 #define gc_backend_status(i) pgstat_get_local_beentry_by_index(i)

@@ -324,6 +324,7 @@ say_no_cascade(void *arg)
 Datum
 gc_drop_entity(PG_FUNCTION_ARGS)
 {
+	static const char *const of_changelogs[] = {"_changelog_state", "_ledger", "_dead_letter"};
 	GcEntity   *entity;
 	List	   *tree;
 	ListCell   *lc;
@@ -372,6 +373,13 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 			   entity->owner);
 	gc_run_ddl(psprintf("DROP TABLE %s", gc_quoted_name(entity->versions)), entity->owner);
 	error_context_stack = context.previous;
+	for (int i = 0; i < lengthof(of_changelogs); i++)
+		gc_catalog_execute(psprintf("DELETE FROM guest_context.%s x USING guest_context._changelog c"
+									" WHERE x.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+									" AND c.entity_id OPERATOR(pg_catalog.=) $1", of_changelogs[i]),
+						   1, types, values, NULL, SPI_OK_DELETE);
+	gc_catalog_execute("DELETE FROM guest_context._changelog WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_DELETE);
 	gc_catalog_execute("DELETE FROM guest_context._dataset_entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_DELETE);
 	gc_catalog_execute("DELETE FROM guest_context._dataset WHERE root_id OPERATOR(pg_catalog.=) $1",

@@ -28,6 +28,10 @@ PG_FUNCTION_INFO_V1(gc_require_utf8);
 int			gc_max_future_skew = 300;
 int			gc_window_memory = 65536;
 int			gc_keep_datasets = 2;
+int			gc_batch_rows = 20000;
+int			gc_batch_bytes = 32768;
+int			gc_reader_memory = 262144;
+bool		gc_ingest_enabled = true;
 
 void		_PG_init(void);
 
@@ -53,6 +57,30 @@ _PG_init(void)
 							&gc_keep_datasets,
 							2, 1, 100, PGC_SUSET, 0,
 							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.batch_rows",
+							"Most change records that are applied in one transaction.",
+							NULL,
+							&gc_batch_rows,
+							20000, 1, 10000000, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.batch_bytes",
+							"Change records that may be on their way from a reader at a time.",
+							NULL,
+							&gc_batch_bytes,
+							32768, 1024, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.reader_memory",
+							"Memory of a reader program.",
+							NULL,
+							&gc_reader_memory,
+							262144, 65536, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("guest_context.ingest_enabled",
+							 "Whether changelogs are read on this server.",
+							 "Off on a copy of a server that must not read what the original reads.",
+							 &gc_ingest_enabled,
+							 true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("guest_context");
 	gc_read_init();
 	gc_key_scan_init();

@@ -8,6 +8,10 @@
 extern int	gc_max_future_skew; /* seconds */
 extern int	gc_window_memory;	/* kB */
 extern int	gc_keep_datasets;
+extern int	gc_batch_rows;
+extern int	gc_batch_bytes;		/* kB */
+extern int	gc_reader_memory;	/* kB */
+extern bool gc_ingest_enabled;
 
 /* ERROR in a database whose encoding is not UTF8. */
 extern void gc_check_encoding(void);

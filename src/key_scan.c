@@ -30,6 +30,7 @@
 #include "access/tupconvert.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_opfamily.h"
 #include "commands/explain.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -43,6 +44,7 @@
 #include "optimizer/paths.h"
 #include "optimizer/plancat.h"
 #include "optimizer/restrictinfo.h"
+#include "parser/parse_coerce.h"
 #include "parser/parsetree.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -116,34 +118,57 @@ column_of(Node *node, Index varno)
 }
 
 /*
+ * What a key column is compared with, as a value of the column's type: as it is, or cast where
+ * the operator is the equality of two integer types and the value's type is the narrower
+ * one (bigint = 7), so that the cast never fails. NULL where it is no such operator.
+ */
+static Node *
+as_key(OpExpr *op, bool commuted, Node *other, Oid column_type)
+{
+	TypeCacheEntry *type = lookup_type_cache(column_type, TYPECACHE_EQ_OPR | TYPECACHE_BTREE_OPFAMILY);
+	Oid			opno = commuted ? get_commutator(op->opno) : op->opno;
+	Oid			left;
+	Oid			right;
+	Oid			cast;
+	int			strategy;
+
+	if (opno == type->eq_opr)
+		return other;
+	if (!OidIsValid(opno) || !op_in_opfamily(opno, type->btree_opf) ||
+		type->btree_opf != INTEGER_BTREE_FAM_OID)
+		return NULL;
+	get_op_opfamily_properties(opno, type->btree_opf, false, &strategy, &left, &right);
+	if (strategy != BTEqualStrategyNumber || left != type->btree_opintype || right != exprType(other) ||
+		find_coercion_pathway(left, right, COERCION_IMPLICIT, &cast) != COERCION_PATH_FUNC)
+		return NULL;
+	return (Node *) makeFuncExpr(cast, left, list_make1(other), InvalidOid, InvalidOid, COERCE_IMPLICIT_CAST);
+}
+
+/*
  * If the clause is "key column = something that the relation does not hold",
- * by the equality that the key index works with: the something; else NULL.
+ * by an equality that the key index works with: the something; else NULL.
  */
 static Node *
 equal_to(PlannerInfo *root, Node *clause, Index varno, Oid relid, AttrNumber attno)
 {
 	OpExpr	   *op = (OpExpr *) clause;
 	Node	   *other;
-	TypeCacheEntry *type;
+	bool		commuted;
 	Oid			column_type;
 	int32		typmod;
 	Oid			collation;
 
 	if (!IsA(clause, OpExpr) || list_length(op->args) != 2)
 		return NULL;
-	if (column_of(linitial(op->args), varno) == attno)
-		other = lsecond(op->args);
-	else if (column_of(lsecond(op->args), varno) == attno)
-		other = linitial(op->args);
-	else
+	commuted = column_of(linitial(op->args), varno) != attno;
+	if (commuted && column_of(lsecond(op->args), varno) != attno)
 		return NULL;
-
+	other = commuted ? linitial(op->args) : lsecond(op->args);
 	get_atttypetypmodcoll(relid, attno, &column_type, &typmod, &collation);
-	type = lookup_type_cache(column_type, TYPECACHE_EQ_OPR);
-	if (op->opno != type->eq_opr || op->inputcollid != collation ||
-		bms_is_member(varno, pull_varnos(root, other)) || contain_volatile_functions(other))
+	if (op->inputcollid != collation || bms_is_member(varno, pull_varnos(root, other)) ||
+		contain_volatile_functions(other))
 		return NULL;
-	return other;
+	return as_key(op, commuted, other, column_type);
 }
 
 /* Among `clauses` (bare or RestrictInfo), one value for every key column; NIL if one is missing. */
@@ -253,6 +278,8 @@ do_not_expand(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
 		root->parse->resultRelation == rel->relid)
 		return;
 	rte = planner_rt_fetch(rel->relid, root);
+	if (rte->tablesample != NULL)
+		return;
 	/* Row security must not be run after a comparison that might leak. */
 	if (rte->relkind != RELKIND_PARTITIONED_TABLE || rte->securityQuals != NIL ||
 		!conditions_on((Node *) root->parse->jointree, rel->relid, &conditions))
@@ -416,7 +443,8 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 		drop_pruning_clause(rel);
 		return;
 	}
-	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->rowMarks != NIL)
+	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->rowMarks != NIL ||
+		root->parse->resultRelation == rti || rte->tablesample != NULL)
 		return;
 	plan = gc_find_is_current(rel->baserestrictinfo, rti);
 	if (plan == NULL)
@@ -464,7 +492,7 @@ plan_key_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 
 	/* What is left after the newest version is known. */
 	foreach(lc, extract_actual_clauses(clauses, false))
-		if (!gc_has_plan_const(lfirst(lc)))
+		if (!gc_is_window_condition(lfirst(lc)))
 			quals = lappend(quals, lfirst(lc));
 
 	scan->scan.plan.targetlist = tlist;

@@ -55,6 +55,8 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "guest_context.h"
+#include "ingest.h"
 #include "key_filter.h"
 #include "launcher.h"
 #include "maintenance.h"
@@ -576,11 +578,39 @@ read_entities(void)
 	return entities;
 }
 
+/* Step, of all the owner's entities together. */
+static void
+start_ingest(const GcEntity *entity, void *arg)
+{
+	gc_step_begin();
+	if (gc_ingest_enabled)
+		gc_ingest_start(order.owner);
+	gc_step_end();
+}
+
+/* Step, of one entity: rows of the ledger that only tell what has been. */
+static void
+prune_ledger(const GcEntity *entity, void *arg)
+{
+	gc_step_begin();
+	gc_catalog_run(SPI_OK_DELETE,
+				   "DELETE FROM guest_context._ledger l USING guest_context._changelog c"
+				   " WHERE c.entity_id OPERATOR(pg_catalog.=) $1 AND l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+				   " AND l.at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) '1 hour'::pg_catalog.interval)"
+				   " AND (l.generation OPERATOR(pg_catalog.<) c.generation OR EXISTS (SELECT FROM guest_context._ledger n"
+				   "  WHERE n.changelog_id OPERATOR(pg_catalog.=) l.changelog_id AND n.generation OPERATOR(pg_catalog.=) l.generation"
+				   "  AND n.partition OPERATOR(pg_catalog.=) l.partition AND n.from_offset OPERATOR(pg_catalog.>) l.from_offset))", 1,
+				   INT4OID, Int32GetDatum(entity->entity_id));
+	gc_step_end();
+}
+
 static void
 cycle(List *entities)
 {
 	ListCell   *lc;
 
+	if (entities != NIL)
+		gc_step_run(linitial(entities), "ingest", start_ingest, NULL);
 	foreach(lc, entities)
 		gc_step_run(lfirst(lc), "leaves", make_leaves, NULL);
 	foreach(lc, entities)
@@ -589,6 +619,8 @@ cycle(List *entities)
 		gc_step_run(lfirst(lc), "dataset", gc_retention_decide_datasets, NULL);
 	}
 	gc_retention_drop(entities);
+	foreach(lc, entities)
+		gc_step_run(lfirst(lc), "ledger", prune_ledger, NULL);
 	foreach(lc, entities)
 		gc_step_run(lfirst(lc), "filters", gc_key_filter_make, NULL);
 	foreach(lc, entities)

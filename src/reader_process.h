@@ -23,12 +23,13 @@ typedef struct GcReader
 /*
  * Starts a reader for a foreign server with the options and secrets that `user` has
  * there, and tells it to configure itself. ERROR when that cannot be: no mapping, a
- * PUBLIC mapping, options that are refused, no process. Memory in the current context, which must
- * live as long as the reader. The reader dies with this process, however that ends.
+ * PUBLIC mapping, options that are refused, no process. In a transaction, for
+ * it reads catalogues. Memory in the current context, which must live as long as the reader: its reset
+ * ends the reader. The reader dies with this process, however that ends.
  */
 extern GcReader *gc_reader_start(Oid server, Oid user, uint64 memory);
 
-/* Ends it: asks, waits a moment, kills; waits for the process. Never fails. */
+/* Ends it: asks, waits a moment, kills; waits for the process; frees the reader. Never fails. */
 extern void gc_reader_stop(GcReader *reader);
 
 /*
@@ -38,10 +39,13 @@ extern void gc_reader_stop(GcReader *reader);
 extern void gc_reader_pump(GcReader *reader);
 
 /*
- * The next frame that has arrived; false when there is none. It stays valid until the next call with
- * this reader. ERROR (protocol violation) when what came cannot be one.
+ * The next frame that has arrived; false when there is none. It stays valid until the next gc_reader_pump
+ * of this reader. ERROR (protocol violation) when what came cannot be one.
  */
 extern bool gc_reader_next(GcReader *reader, GcFrame *frame);
+
+/* Of the first frame: ERROR unless it is a HELLO of our own protocol. */
+extern void gc_reader_check_hello(GcFrame *frame);
 
 /* How the process ended, as a text, after closed: "was killed by signal 9: Killed". */
 extern char *gc_reader_death(GcReader *reader);

@@ -8,7 +8,7 @@
 #   start_server [COMMAND...] a server with its socket in $work/sock, settings of
 #                             $server_conf; PGHOST, PGUSER, ... point at it.
 #                             COMMAND is what the postmaster runs under
-#   stop_servers              by their pids
+#   stop_servers              by their pids, Kafka's brokers too
 #   forget_server             and the next start_server makes a new one
 #   own DIR...                gives files to the user who runs the server
 #   "${as_user[@]}" COMMAND   runs something as that user
@@ -18,6 +18,7 @@
 # changed to the root of the source tree.
 
 repo=$PWD
+. tools/kafka.sh
 : "${PG_CONFIG:=pg_config}" "${KEEP:=}"
 unset PGHOST PGPORT PGUSER PGDATABASE PGSERVICE PGOPTIONS PGPASSWORD MAKEFLAGS MAKELEVEL MFLAGS
 export LC_ALL=C.UTF-8 PGCLIENTENCODING=UTF8 PGTZ=UTC
@@ -84,6 +85,7 @@ stop_servers() {
 			sleep 0.1
 		done
 	done
+	kafka_stop_all "$work"
 	# one that never came so far as to write the file
 	[ -n "$launched" ] && kill -KILL -- "-$launched" 2>/dev/null
 	launched="" server_pid=""

@@ -161,10 +161,16 @@ gc_kafka_settings(const GcSettings *settings, char *text, size_t size)
 	{
 		const char *name = settings->options[i].name;
 		const GcOption *option = gc_option_find(name);
+		char		problem[128];
 
 		if (option == NULL || (option->flags & GC_OPTION_KIND_FILE))
 		{
 			snprintf(text, size, "option \"%.64s\" is not one of servers of TYPE 'kafka'", name);
+			return false;
+		}
+		if (!gc_option_check(option, settings->options[i].value, problem, sizeof(problem)))
+		{
+			snprintf(text, size, "option \"%s\" %s", name, problem);
 			return false;
 		}
 		if (option->flags & GC_OPTION_OURS)

@@ -1,0 +1,263 @@
+-- Changelogs: topics that carry the full states of an entity.
+
+CREATE SEQUENCE guest_context._source_seq AS integer;
+COMMENT ON SEQUENCE guest_context._source_seq IS 'numbers of topics'' identities';
+
+-- A topic's identity: grows only when an operator accepts that a topic is another one
+-- than before. Outlives its changelogs, so that the order of versions does.
+CREATE TABLE guest_context._source
+(
+	source		integer PRIMARY KEY DEFAULT pg_catalog.nextval('guest_context._source_seq'),
+	server		text NOT NULL,
+	topic		text NOT NULL,
+	since		timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE guest_context._source IS 'identities of topics: what gc_source means';
+CREATE INDEX _source_server_topic_idx ON guest_context._source (server, topic);
+
+CREATE SEQUENCE guest_context._changelog_id_seq AS integer;
+COMMENT ON SEQUENCE guest_context._changelog_id_seq IS 'numbers of changelogs';
+
+CREATE TABLE guest_context._changelog
+(
+	changelog_id	integer PRIMARY KEY DEFAULT pg_catalog.nextval('guest_context._changelog_id_seq'),
+	name			text NOT NULL UNIQUE,
+	entity_id		integer NOT NULL,
+	server			text NOT NULL,
+	topic			text NOT NULL,
+	envelope		text NOT NULL CHECK (envelope IN ('plain', 'debezium')),
+	mapping			jsonb,				-- NULL = the entity's
+	filter			jsonb,
+	on_error		text NOT NULL CHECK (on_error IN ('dead_letter', 'halt')),
+	start			text NOT NULL,		-- where partitions without a position begin
+	source			integer NOT NULL,
+	generation		integer NOT NULL DEFAULT 1,		-- counts seeks and accepted topics
+	created_at		timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE guest_context._changelog IS 'one row per changelog: which topic of which server, for which entity, how to read it';
+CREATE INDEX _changelog_entity_id_idx ON guest_context._changelog (entity_id);
+
+-- Whether it runs, in this database. Not in dumps, and of no effect in a copy of the database:
+-- there a changelog without a row that names the database is paused.
+CREATE TABLE guest_context._changelog_state
+(
+	changelog_id	integer PRIMARY KEY,
+	database		oid NOT NULL,
+	paused			boolean NOT NULL DEFAULT false,
+	halted			boolean NOT NULL DEFAULT false,
+	waiting			boolean NOT NULL DEFAULT false,
+	partition		integer,			-- what it halted or waits at
+	record_offset	bigint,
+	reason			text,
+	hint			text,
+	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE guest_context._changelog_state IS 'whether changelogs run in this database, and why not';
+
+-- How far each partition has been read. Append-only: a row is written with the rows that it
+-- is about, and only where the newest row ends at its from_offset, so of two
+-- writers one fails. The first row of a partition begins at -1.
+CREATE TABLE guest_context._ledger
+(
+	changelog_id	integer NOT NULL,
+	generation		integer NOT NULL,
+	partition		integer NOT NULL,
+	from_offset		bigint NOT NULL,
+	to_offset		bigint NOT NULL,	-- the next one to be read
+	high			bigint,				-- end of the partition as it was then
+	record_time		timestamptz,		-- of the last record
+	rows			integer NOT NULL DEFAULT 0,
+	dead			integer NOT NULL DEFAULT 0,
+	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (changelog_id, generation, partition, from_offset)
+);
+COMMENT ON TABLE guest_context._ledger IS 'offsets, as committed with the rows; the newest row of a partition counts';
+
+CREATE SEQUENCE guest_context._dead_letter_id_seq;
+COMMENT ON SEQUENCE guest_context._dead_letter_id_seq IS 'numbers of dead letters';
+
+CREATE TABLE guest_context._dead_letter
+(
+	dead_letter_id	bigint PRIMARY KEY DEFAULT pg_catalog.nextval('guest_context._dead_letter_id_seq'),
+	changelog_id	integer NOT NULL,
+	source			integer NOT NULL,
+	partition		integer NOT NULL,
+	record_offset	bigint NOT NULL,
+	record_time		timestamptz,
+	key				bytea,
+	value			bytea,
+	headers			bytea[],			-- name, value, name, value, ...
+	sqlstate		text NOT NULL,
+	message			text NOT NULL,
+	detail			text,
+	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	UNIQUE (changelog_id, source, partition, record_offset)
+);
+COMMENT ON TABLE guest_context._dead_letter IS 'change records that could not be applied, whole, with the reason';
+
+ALTER SEQUENCE guest_context._source_seq OWNED BY guest_context._source.source;
+ALTER SEQUENCE guest_context._changelog_id_seq OWNED BY guest_context._changelog.changelog_id;
+ALTER SEQUENCE guest_context._dead_letter_id_seq OWNED BY guest_context._dead_letter.dead_letter_id;
+
+SELECT pg_catalog.pg_extension_config_dump('guest_context._source', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._changelog', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._source_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._changelog_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._dead_letter_id_seq', '');
+
+CREATE FUNCTION guest_context.create_changelog(
+	entity regclass,
+	server name,
+	topic text,
+	name text DEFAULT NULL,
+	envelope text DEFAULT 'plain',
+	mapping jsonb DEFAULT NULL,
+	filter jsonb DEFAULT NULL,
+	on_error text DEFAULT 'dead_letter',
+	start text DEFAULT 'earliest')
+	RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_create_changelog';
+COMMENT ON FUNCTION guest_context.create_changelog(regclass, name, text, text, text, jsonb, jsonb, text, text)
+	IS 'makes a topic''s records visible in an entity; returns the changelog''s name';
+
+CREATE FUNCTION guest_context.alter_changelog(
+	changelog text,
+	mapping jsonb DEFAULT NULL,
+	filter jsonb DEFAULT NULL,
+	on_error text DEFAULT NULL,
+	reset text[] DEFAULT NULL)
+	RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_alter_changelog';
+COMMENT ON FUNCTION guest_context.alter_changelog(text, jsonb, jsonb, text, text[])
+	IS 'changes how a changelog is read from its next batch on (NULL = unchanged); reset: options back to their default';
+
+CREATE FUNCTION guest_context.drop_changelog(changelog text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_drop_changelog';
+COMMENT ON FUNCTION guest_context.drop_changelog(text) IS 'ends a changelog; its records stay';
+
+CREATE FUNCTION guest_context.pause(changelog text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_pause';
+COMMENT ON FUNCTION guest_context.pause(text) IS 'stops a changelog where it is';
+
+CREATE FUNCTION guest_context.resume(changelog text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_resume';
+COMMENT ON FUNCTION guest_context.resume(text) IS 'lets a changelog that is paused or halted go on where it stopped';
+
+CREATE FUNCTION guest_context.seek(changelog text, target text) RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_seek';
+COMMENT ON FUNCTION guest_context.seek(text, text)
+	IS 'where a paused changelog goes on: earliest, latest, a timestamp, or 0:123,1:99; returns the old offsets';
+
+CREATE FUNCTION guest_context.requeue(ids bigint[]) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_requeue';
+COMMENT ON FUNCTION guest_context.requeue(bigint[])
+	IS 'applies dead letters again, in their place in the order; returns how many; what still fails is an error';
+
+CREATE FUNCTION guest_context.discard(ids bigint[]) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_discard';
+COMMENT ON FUNCTION guest_context.discard(bigint[]) IS 'deletes dead letters for ever, which is recorded in the audit; returns how many';
+
+-- What readers of an entity may know of its changelogs.
+CREATE FUNCTION guest_context.offsets(entity regclass,
+	OUT changelog text, OUT topic text, OUT partition integer, OUT next_offset bigint)
+	RETURNS SETOF record
+	LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'gc_offsets';
+COMMENT ON FUNCTION guest_context.offsets(regclass) IS 'the next offset to be read of each partition, as committed with the rows';
+
+CREATE FUNCTION guest_context.wait_for(entity regclass, topic text, partition integer, record_offset bigint,
+	timeout interval DEFAULT '5 s') RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_wait_for';
+COMMENT ON FUNCTION guest_context.wait_for(regclass, text, integer, bigint, interval)
+	IS 'waits until the record of this offset can be read; false when the timeout is over';
+
+-- One row per changelog and partition: the newest row of the ledger. Found by the primary key
+-- from partition to partition, so it does not matter how many rows there are.
+CREATE VIEW guest_context._position AS
+SELECT c.changelog_id, l.partition, l.to_offset, l.high, l.record_time, l.at
+FROM guest_context._changelog c,
+     LATERAL (WITH RECURSIVE p (partition) AS (
+                (SELECT f.partition FROM guest_context._ledger f
+                 WHERE f.changelog_id OPERATOR(pg_catalog.=) c.changelog_id AND f.generation OPERATOR(pg_catalog.=) c.generation
+                 ORDER BY f.partition LIMIT 1)
+              UNION ALL
+                SELECT (SELECT n.partition FROM guest_context._ledger n
+                        WHERE n.changelog_id OPERATOR(pg_catalog.=) c.changelog_id AND n.generation OPERATOR(pg_catalog.=) c.generation
+                          AND n.partition OPERATOR(pg_catalog.>) p.partition ORDER BY n.partition LIMIT 1)
+                FROM p WHERE p.partition IS NOT NULL)
+              SELECT p.partition FROM p WHERE p.partition IS NOT NULL) p,
+     LATERAL (SELECT l.* FROM guest_context._ledger l
+              WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id AND l.generation OPERATOR(pg_catalog.=) c.generation
+                AND l.partition OPERATOR(pg_catalog.=) p.partition
+              ORDER BY l.from_offset DESC LIMIT 1) l;
+COMMENT ON VIEW guest_context._position IS 'how far each partition of each changelog has been read';
+
+-- Worst first, and within 120 columns.
+CREATE VIEW guest_context.status AS
+SELECT c.name AS changelog,
+       CASE WHEN s.database IS DISTINCT FROM d.oid OR s.paused THEN 'paused'
+            WHEN s.halted THEN 'halted'
+            WHEN s.waiting THEN 'waiting'
+            WHEN p.partitions IS NULL THEN 'waiting'
+            WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
+            ELSE 'running' END AS state,
+       p.lag,
+       p.behind,
+       r.per_second AS "rows/s",
+       dl.dead,
+       CASE WHEN s.database IS DISTINCT FROM d.oid THEN 'paused in this copy of the database'
+            WHEN s.paused THEN s.reason
+            WHEN s.halted OR s.waiting THEN pg_catalog.concat_ws(' ', s.reason,
+                 CASE WHEN s.partition IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END,
+                 s.hint)
+            WHEN p.partitions IS NULL THEN 'has not been read yet' END AS message
+FROM guest_context._changelog c
+JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
+JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+LEFT JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
+LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS partitions,
+                          pg_catalog.sum(greatest(l.high OPERATOR(pg_catalog.-) l.to_offset, 0))::pg_catalog.int8 AS lag,
+                          CASE WHEN pg_catalog.bool_or(l.high OPERATOR(pg_catalog.>) l.to_offset)
+                               THEN pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+                                    pg_catalog.min(l.record_time) FILTER (WHERE l.high OPERATOR(pg_catalog.>) l.to_offset))
+                               ELSE '0' END AS behind
+                   FROM guest_context._position l
+                   WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
+                   HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0) p ON true
+LEFT JOIN LATERAL (SELECT (coalesce(pg_catalog.sum(l.rows), 0) OPERATOR(pg_catalog./) 10)::pg_catalog.int8 AS per_second
+                   FROM guest_context._ledger l
+                   WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
+                     AND l.at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 s'::pg_catalog.interval)) r ON true
+LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS dead FROM guest_context._dead_letter dl
+                   WHERE dl.changelog_id OPERATOR(pg_catalog.=) c.changelog_id) dl ON true
+WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+   OR pg_catalog.has_table_privilege(e.view, 'SELECT')
+ORDER BY pg_catalog.array_position('{halted,waiting,paused,catching_up,running}',
+         CASE WHEN s.database IS DISTINCT FROM d.oid OR s.paused THEN 'paused' WHEN s.halted THEN 'halted'
+              WHEN s.waiting OR p.partitions IS NULL THEN 'waiting' WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
+              ELSE 'running' END), c.name;
+COMMENT ON VIEW guest_context.status IS 'one row per changelog, worst first: its state, how far behind, and what to do';
+GRANT SELECT ON guest_context.status TO PUBLIC;
+
+CREATE VIEW guest_context.changelog AS
+SELECT c.name AS changelog, e.view AS entity, c.server, c.topic, c.envelope, c.mapping, c.filter, c.on_error, c.start,
+       c.source, c.generation, c.created_at
+FROM guest_context._changelog c
+JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
+WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+   OR pg_catalog.has_table_privilege(e.view, 'SELECT');
+COMMENT ON VIEW guest_context.changelog IS 'one row per changelog: which topic of which server, for which entity, how it is read';
+GRANT SELECT ON guest_context.changelog TO PUBLIC;
+
+-- Payloads are personal data: only the entity's owner, and who has his rights, sees them.
+CREATE VIEW guest_context.dead_letter WITH (security_barrier = true) AS
+SELECT dl.dead_letter_id AS id, c.name AS changelog, e.view AS entity, c.topic, dl.partition, dl.record_offset, dl.record_time,
+       dl.key, dl.value, dl.headers, dl.sqlstate, dl.message, dl.detail, dl.at
+FROM guest_context._dead_letter dl
+JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) dl.changelog_id
+JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
+JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) e.versions
+WHERE pg_catalog.pg_has_role(t.relowner, 'USAGE');
+COMMENT ON VIEW guest_context.dead_letter IS 'change records that could not be applied, whole, with the reason';
+GRANT SELECT ON guest_context.dead_letter TO PUBLIC;

@@ -1,0 +1,621 @@
+/*
+ * ingest_apply.c: what is pending of a changelog goes into its tables.
+ *
+ * A batch is one transaction: rows by COPY into the leaf of the moment, dead letters, and the
+ * ledger, which says how far each partition has been read. The ledger's row is the
+ * compare-and-set: it is written only where the newest one ends at the offset that this process
+ * began with and the changelog's generation is still the same; of two processes that try,
+ * one violates its primary key.
+ *
+ * Rows are written in the order of their keys, which makes cheaper index insertions.
+ *
+ * Errors have three classes:
+ *
+ *	 transient	 deadlock, lock timeout, disk full, out of memory, cancel, …: the transaction is
+ *				 aborted, the offset has not moved, and the same is tried again after a pause, for ever
+ *	 record		 class 22 or 23 of a row: the batch is written again in the order of offsets, up to the
+ *				 row that fails, which becomes a dead letter, and on behind it. Rows before a bad one are written
+ *				 twice, so a batch costs twice as much at most; no savepoint for each row. After
+ *				 BAD_PER_BATCH of them the batch ends there and is committed
+ *	 structural	 everything else: the changelog halts and says why
+ *
+ * Runs as the entities' owner, in the worker of ingest.c, at top level.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/value.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "guest_context.h"
+#include "ingest.h"
+#include "tree.h"
+
+#define BAD_PER_BATCH		32
+#define LONGEST_PAUSE_MS	10000
+
+/* Dead letters that are too many: more than half of this many records. */
+#define BREAKER_RECORDS		1000
+
+/* What becomes of a batch. */
+typedef struct Batch
+{
+	GcIngest   *ingest;
+	int			nitems;			/* how many of those pending it takes */
+	TimestampTz now;
+	int			nrows;
+	int			ndead;
+	bool		booked;			/* their numbers, with the first partition's row of the ledger */
+	const char *halt;			/* it ends before an item that halts the changelog: why */
+} Batch;
+
+typedef enum ErrorClass
+{
+	TRANSIENT, RECORD, STRUCTURAL
+} ErrorClass;
+
+static ErrorClass
+class_of(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+			return RECORD;
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:	/* category 40 */
+		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return TRANSIENT;
+		default:
+			return sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION ? TRANSIENT : STRUCTURAL;
+	}
+}
+
+/*
+ * Dead letters
+ */
+
+static Datum
+bytea_of(const char *bytes, size_t len)
+{
+	bytea	   *result = palloc(VARHDRSZ + len);
+
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), bytes, len);
+	return PointerGetDatum(result);
+}
+
+static Datum
+headers_of(const GcItem *item)
+{
+	int			n = item->nheaders * 2;
+	Datum	   *values = palloc(sizeof(Datum) * n);
+	bool	   *nulls = palloc0(n);
+	int			lower = 1;
+
+	for (int i = 0; i < item->nheaders; i++)
+	{
+		const GcHeader *header = &item->headers[i];
+
+		values[2 * i] = bytea_of(header->name, strlen(header->name));
+		nulls[2 * i + 1] = header->value == NULL;
+		values[2 * i + 1] = header->value ? bytea_of(header->value, header->value_len) : (Datum) 0;
+	}
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, BYTEAOID, -1, false, TYPALIGN_INT));
+}
+
+static void
+bury(Batch *batch, const GcItem *item, const char *sqlstate, const char *message, const char *detail)
+{
+	GcChangelog *changelog = batch->ingest->changelog;
+	Oid			types[11] = {INT4OID, INT4OID, INT4OID, INT8OID, TIMESTAMPTZOID, BYTEAOID, BYTEAOID, BYTEAARRAYOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum		values[11] = {Int32GetDatum(changelog->changelog_id), Int32GetDatum(changelog->source),
+		Int32GetDatum(batch->ingest->topic->partitions[item->partition].partition), Int64GetDatum(item->offset),
+		TimestampTzGetDatum(item->time_us - GC_UNIX_EPOCH_US),
+		item->key ? bytea_of(item->key, item->key_len) : (Datum) 0,
+		item->value ? bytea_of(item->value, item->value_len) : (Datum) 0,
+		item->nheaders > 0 ? headers_of(item) : (Datum) 0,
+		CStringGetTextDatum(sqlstate), CStringGetTextDatum(message),
+	detail && *detail ? CStringGetTextDatum(detail) : (Datum) 0};
+	char		nulls[12] = "           ";
+
+	nulls[4] = item->time_us == GC_NO_TIMESTAMP ? 'n' : ' ';
+	nulls[5] = item->key ? ' ' : 'n';
+	nulls[6] = item->value ? ' ' : 'n';
+	nulls[7] = item->nheaders > 0 ? ' ' : 'n';
+	nulls[10] = detail && *detail ? ' ' : 'n';
+	SPI_connect();
+	gc_catalog_execute("INSERT INTO guest_context._dead_letter (changelog_id, source, partition, record_offset, record_time,"
+					   " key, value, headers, sqlstate, message, detail)"
+					   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
+					   11, types, values, nulls, SPI_OK_INSERT);
+	SPI_finish();
+	batch->ndead++;
+}
+
+/* What is wrong with a record before anything is written: a dead letter, or NULL. */
+static const char *
+future_version(const Batch *batch, const GcItem *item)
+{
+	TimestampTz version = item->version_us - GC_UNIX_EPOCH_US;
+
+	if (version <= batch->now + gc_max_future_skew * USECS_PER_SEC)
+		return NULL;
+	return psprintf("version %s lies too far ahead: the clock was %s", gc_timestamp_literal(version),
+					gc_timestamp_literal(batch->now));
+}
+
+/*
+ * The ledger
+ */
+
+void
+gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset)
+{
+	gc_catalog_run(SPI_OK_INSERT,
+				   "INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset)"
+				   " VALUES ($1, $2, $3, -1, $4)", 4,
+				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum(changelog->generation),
+				   INT4OID, Int32GetDatum(partition), INT8OID, Int64GetDatum(offset));
+}
+
+/* Moves the partition on; false when somebody else has. */
+static bool
+advance(Batch *batch, int partition, int64 to_offset)
+{
+	GcIngest   *ingest = batch->ingest;
+	GcChangelog *changelog = ingest->changelog;
+	GcProgress *progress = &ingest->progress[partition];
+	GcPartition *read = &ingest->topic->partitions[partition];
+	Oid			types[9] = {INT4OID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID};
+	Datum		values[9] = {Int32GetDatum(changelog->changelog_id), Int32GetDatum(changelog->generation),
+		Int32GetDatum(read->partition), Int64GetDatum(progress->committed), Int64GetDatum(to_offset),
+		Int64GetDatum(Max(read->high, to_offset)), TimestampTzGetDatum(progress->record_time),
+	Int32GetDatum(batch->booked ? 0 : batch->nrows), Int32GetDatum(batch->booked ? 0 : batch->ndead)};
+	char		nulls[10] = "         ";
+	bool		moved;
+
+	nulls[6] = progress->record_time == DT_NOBEGIN ? 'n' : ' ';
+	SPI_connect();
+	gc_catalog_execute("INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset, high,"
+					   " record_time, rows, dead) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
+					   " FROM guest_context._changelog c WHERE c.changelog_id OPERATOR(pg_catalog.=) $1"
+					   " AND c.generation OPERATOR(pg_catalog.=) $2"
+					   " AND (SELECT l.to_offset FROM guest_context._ledger l WHERE l.changelog_id OPERATOR(pg_catalog.=) $1"
+					   "  AND l.generation OPERATOR(pg_catalog.=) $2 AND l.partition OPERATOR(pg_catalog.=) $3"
+					   "  ORDER BY l.from_offset DESC LIMIT 1) OPERATOR(pg_catalog.=) $4",
+					   9, types, values, nulls, SPI_OK_INSERT);
+	moved = SPI_processed == 1;
+	SPI_finish();
+	batch->booked = true;
+	return moved;
+}
+
+/* How far the first n items reach in a partition: behind its last one, or where it was. */
+static int64
+reach_of(const GcIngest *ingest, int partition, int nitems)
+{
+	if (nitems == ingest->nitems)
+		return ingest->progress[partition].reached;
+	for (int i = nitems - 1; i >= 0; i--)
+		if (ingest->items[i].partition == partition)
+			return ingest->items[i].offset + 1;
+	return ingest->progress[partition].committed;
+}
+
+/*
+ * Writing rows
+ */
+
+static const GcIngest *sorting;
+
+/* By key, then by offset. */
+static int
+compare_items(const void *a, const void *b)
+{
+	const GcItem *left = *(GcItem *const *) a;
+	const GcItem *right = *(GcItem *const *) b;
+
+	for (int i = 0; i < sorting->nkeys; i++)
+	{
+		const GcField *x = &left->fields[sorting->key_columns[i]];
+		const GcField *y = &right->fields[sorting->key_columns[i]];
+		int			order;
+
+		if (x->state != GC_FIELD_TEXT || y->state != GC_FIELD_TEXT)
+			continue;
+		order = memcmp(x->text, y->text, Min(x->len, y->len));
+		if (order != 0)
+			return order;
+		if (x->len != y->len)
+			return x->len < y->len ? -1 : 1;
+	}
+	return left < right ? -1 : left > right;
+}
+
+static bool
+has_row(const GcItem *item)
+{
+	return item->status == GC_DECODE_UPSERT || item->status == GC_DECODE_TOMBSTONE;
+}
+
+/* Writes these items; their numbers for gc_rows_failed are places in ingest->items, from 1 on. */
+static void
+write_items(Batch *batch, GcItem **items, int nitems)
+{
+	GcIngest   *ingest = batch->ingest;
+
+	for (int i = 0; i < nitems; i++)
+	{
+		GcItem	   *item = items[i];
+		bool		tombstone = item->status == GC_DECODE_TOMBSTONE;
+		int32		partition = ingest->topic->partitions[item->partition].partition;
+		int64		number = item - ingest->items + 1;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!gc_rows_add(ingest->rows, item->fields, tombstone, ingest->changelog->source, partition, item->offset, number))
+		{
+			gc_rows_flush(ingest->rows);
+			gc_rows_add(ingest->rows, item->fields, tombstone, ingest->changelog->source, partition, item->offset, number);
+		}
+	}
+	gc_rows_flush(ingest->rows);
+}
+
+/* The batch's records that can be written; the others are buried, or end the batch. */
+static GcItem **
+sift(Batch *batch, int *count)
+{
+	GcIngest   *ingest = batch->ingest;
+	GcItem	  **items = palloc(sizeof(GcItem *) * Max(batch->nitems, 1));
+	int			n = 0;
+
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		GcItem	   *item = &ingest->items[i];
+		const char *sqlstate = "22008";
+		const char *message = NULL;
+		const char *detail = NULL;
+
+		if (has_row(item))
+			message = future_version(batch, item);
+		else
+		{
+			sqlstate = item->error->sqlstate;
+			message = item->error->message;
+			detail = item->error->detail;
+		}
+		if (message == NULL)
+			items[n++] = item;
+		else if (item->status == GC_DECODE_HALT || !ingest->changelog->dead_letters)
+		{
+			batch->halt = message;
+			batch->nitems = i;
+		}
+		else
+			bury(batch, item, sqlstate, message, detail);
+	}
+	*count = n;
+	return items;
+}
+
+/* All at once, in the order of keys. */
+static void
+write_fast(Batch *batch)
+{
+	int			n;
+	GcItem	  **items = sift(batch, &n);
+
+	sorting = batch->ingest;
+	qsort(items, n, sizeof(GcItem *), compare_items);
+	gc_rows_open(batch->ingest->rows, batch->now);
+	write_items(batch, items, n);
+	gc_rows_close(batch->ingest->rows);
+	batch->nrows = n;
+}
+
+/* Tries to write items in a subtransaction; NULL, or why not. */
+static ErrorData *
+try_items(Batch *batch, GcItem **items, int nitems)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		gc_rows_open(batch->ingest->rows, batch->now);
+		write_items(batch, items, nitems);
+		gc_rows_close(batch->ingest->rows);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+	if (error != NULL && class_of(error->sqlerrcode) != RECORD)
+		ThrowErrorData(error);
+	return error;
+}
+
+/*
+ * In the order of offsets, around the rows that fail. Where the failing row cannot be named, it
+ * is looked for by halves.
+ */
+static void
+write_careful(Batch *batch)
+{
+	GcIngest   *ingest = batch->ingest;
+	int			n;
+	GcItem	  **items = sift(batch, &n);
+	int			from = 0;
+	int			until = n;
+	int			bad = 0;
+
+	while (from < n)
+	{
+		ErrorData  *error = try_items(batch, items + from, until - from);
+		int64		failed = gc_rows_failed(ingest->rows);
+
+		if (error == NULL)
+		{
+			batch->nrows += until - from;
+			from = until;
+			until = n;
+			continue;
+		}
+		if (failed > 0)
+		{
+			int			at = from;
+
+			while (at < until && items[at] != &ingest->items[failed - 1])
+				at++;
+			if (at > from && at < until)
+			{
+				until = at;		/* those before it first; then it is the first itself */
+				continue;
+			}
+			if (at == until)
+				failed = 0;		/* cannot happen */
+		}
+		if (failed == 0 && until - from > 1)
+		{
+			until = from + (until - from) / 2;
+			continue;
+		}
+		if (!ingest->changelog->dead_letters || bad == BAD_PER_BATCH)
+		{
+			if (!ingest->changelog->dead_letters)
+				batch->halt = error->message;
+			batch->nitems = items[from] - ingest->items;
+			return;
+		}
+		bury(batch, items[from], unpack_sql_state(error->sqlerrcode), error->message, error->detail);
+		bad++;
+		from++;
+		until = n;
+	}
+}
+
+/*
+ * A batch
+ */
+
+/* Takes what was committed off what is pending. */
+static void
+forget_items(GcIngest *ingest, int nitems)
+{
+	for (int i = 0; i < nitems; i++)
+	{
+		GcCredit   *credit = ingest->items[i].credit;
+
+		if (--credit->users > 0)
+			continue;
+		credit->partition->owed += credit->bytes;
+		pfree(credit);
+	}
+	ingest->nitems -= nitems;
+	if (ingest->nitems > 0)
+	{
+		memmove(ingest->items, ingest->items + nitems, sizeof(GcItem) * ingest->nitems);
+		return;
+	}
+	MemoryContextReset(ingest->pending);
+	ingest->items = NULL;
+	ingest->room = 0;
+	ingest->bytes = 0;
+}
+
+/* One transaction. False when somebody else has moved the changelog on. */
+static bool
+write_batch(Batch *batch, bool careful)
+{
+	GcIngest   *ingest = batch->ingest;
+	GcEntity   *entity = ingest->changelog->entity;
+	GcEntity   *root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
+
+	/* whoever pauses it waits for this batch, and there is none after that */
+	if (gc_catalog_run(SPI_OK_SELECT,
+					   "SELECT 1 FROM guest_context._changelog_state WHERE changelog_id OPERATOR(pg_catalog.=) $1"
+					   " AND NOT paused AND NOT halted AND database OPERATOR(pg_catalog.=) $2 FOR SHARE", 2,
+					   INT4OID, Int32GetDatum(ingest->changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId)) != 1)
+		return false;
+	LockRelationOid(entity->view, AccessShareLock);
+	gc_entity_check_exists(entity, entity->view);
+	gc_writer_lock(root->versions, RowExclusiveLock);
+	batch->now = GetCurrentTimestamp();
+	if (careful)
+		write_careful(batch);
+	else
+		write_fast(batch);
+	for (int i = 0; i < ingest->topic->npartitions; i++)
+	{
+		int64		to_offset = reach_of(ingest, i, batch->nitems);
+
+		if (to_offset != ingest->progress[i].committed && !advance(batch, i, to_offset))
+			return false;
+	}
+	return true;
+}
+
+static void
+begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+void
+gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint)
+{
+	begin();
+	gc_changelog_note(ingest->changelog->changelog_id, false, -1, -1, reason, hint);
+	commit();
+	ingest->changelog->waiting = reason != NULL;
+}
+
+void
+gc_ingest_halt(GcIngest *ingest, int32 partition, int64 offset, const char *reason, const char *hint)
+{
+	begin();
+	gc_changelog_note(ingest->changelog->changelog_id, true, partition, offset, reason,
+					  hint ? hint : psprintf("SELECT guest_context.resume(%s);", quote_literal_cstr(ingest->changelog->name)));
+	commit();
+	ereport(LOG,
+			(errmsg("changelog \"%s\" has halted: %s", ingest->changelog->name, reason),
+			 partition >= 0 ? errdetail("Partition %d, offset %lld.", partition, (long long) offset) : 0));
+	ingest->stopped = true;
+}
+
+/* Too many records became dead letters: something is wrong with more than a record. */
+static bool
+breaks(GcIngest *ingest, int nitems, int ndead)
+{
+	bool		too_many;
+
+	ingest->recent += nitems;
+	ingest->recent_dead += ndead;
+	if (ingest->recent < BREAKER_RECORDS)
+		return false;
+	too_many = ingest->recent_dead * 2 > ingest->recent;
+	ingest->recent = ingest->recent_dead = 0;
+	return too_many;
+}
+
+static GcOutcome
+failed(GcIngest *ingest, ErrorData *error)
+{
+	int64		pause = Min(100 * (INT64CONST(1) << Min(ingest->failures, 10)), LONGEST_PAUSE_MS);
+	GcItem	   *first = ingest->nitems > 0 ? &ingest->items[0] : NULL;
+
+	if (class_of(error->sqlerrcode) != TRANSIENT)
+	{
+		gc_ingest_halt(ingest, first ? ingest->topic->partitions[first->partition].partition : -1,
+					   first ? first->offset : -1, error->message, NULL);
+		return GC_HALTED;
+	}
+	ingest->failures++;
+	ingest->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause);
+	if (!ingest->changelog->waiting)
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("changelog \"%s\" waits: %s", ingest->changelog->name, error->message)));
+	gc_ingest_waits(ingest, error->message, NULL);
+	return GC_WAITS;
+}
+
+GcOutcome
+gc_ingest_apply(GcIngest *ingest)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	for (volatile bool careful = false;; careful = true)
+	{
+		Batch		batch = {.ingest = ingest, .nitems = ingest->nitems};
+		ErrorData  *volatile error = NULL;
+		volatile bool written = false;
+		volatile int ndead = 0;
+
+		PG_TRY();
+		{
+			begin();
+			written = write_batch(&batch, careful);
+			if (written)
+				commit();
+			else
+				AbortCurrentTransaction();
+		}
+		PG_CATCH();
+		{
+			MemoryContextSwitchTo(caller);
+			error = CopyErrorData();
+			FlushErrorState();
+			AbortCurrentTransaction();
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(caller);
+		ndead = batch.ndead;
+
+		if (error != NULL)
+		{
+			if (!careful && class_of(error->sqlerrcode) == RECORD)
+				continue;
+			return failed(ingest, error);
+		}
+		if (!written)
+			return GC_RELOAD;
+		for (int i = 0; i < ingest->topic->npartitions; i++)
+			ingest->progress[i].committed = reach_of(ingest, i, batch.nitems);
+		ingest->moved = batch.nitems < ingest->nitems;
+		ingest->failures = 0;
+		if (batch.halt != NULL)
+		{
+			GcItem	   *item = &ingest->items[batch.nitems];
+
+			gc_ingest_halt(ingest, ingest->topic->partitions[item->partition].partition, item->offset, batch.halt, NULL);
+			return GC_HALTED;
+		}
+		if (breaks(ingest, batch.nitems, ndead))
+		{
+			gc_ingest_halt(ingest, -1, -1, "more than half of the last records became dead letters",
+						   psprintf("SELECT * FROM guest_context.dead_letter WHERE changelog = %s;",
+									quote_literal_cstr(ingest->changelog->name)));
+			return GC_HALTED;
+		}
+		forget_items(ingest, batch.nitems);
+		if (ingest->changelog->waiting)
+			gc_ingest_waits(ingest, NULL, NULL);
+		return GC_DONE;
+	}
+}

@@ -1,0 +1,44 @@
+/*
+ * rows.h: decoded records into a leaf of the speed table.
+ */
+#ifndef GC_ROWS_H
+#define GC_ROWS_H
+
+#include "catalog.h"
+#include "common/common.h"
+
+/* Said to the log in place of a detail that may quote the payload. */
+#define GC_NOT_LOGGED "It may quote the record, so only the client is told."
+
+/* Microseconds between 1970, from which payloads count, and 2000, from which the server does. */
+#define GC_UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* Rows of one COPY. */
+typedef struct GcRows GcRows;
+
+/* The decoder's view of an entity's columns, with its mapping; in the current memory context. */
+extern GcMappingSpec *gc_entity_spec(const GcEntity *entity);
+
+extern GcRows *gc_rows_create(const GcEntity *entity, const GcMappingSpec *spec);
+
+/*
+ * Opens the leaf for records that arrive at this time, which is made if maintenance is late; and
+ * forgets rows that were not flushed. In a transaction; closed before its end.
+ */
+extern void gc_rows_open(GcRows *rows, TimestampTz arrived_at);
+extern void gc_rows_close(GcRows *rows);
+
+/*
+ * Adds a record, `number` in the caller's count. False, and nothing added, when it leaves other columns
+ * to their DEFAULT than the rows that are there: flush first.
+ */
+extern bool gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source,
+						int32 partition, int64 offset, int64 number);
+
+/* Writes the rows that are there, as the owner. After an ERROR gc_rows_failed says whose it was. */
+extern void gc_rows_flush(GcRows *rows);
+
+/* The number of the record of the last error; 0 = not known. */
+extern int64 gc_rows_failed(const GcRows *rows);
+
+#endif							/* GC_ROWS_H */
