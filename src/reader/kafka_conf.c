@@ -6,9 +6,6 @@
  */
 #include "kafka.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "common/options.h"
 
 #define MB ((int64) 1024 * 1024)
@@ -77,28 +74,6 @@ static const char *const ours_else[][2] = {
 	{"isolation.level", "read_committed"},
 	{"reconnect.backoff.max.ms", "2000"},	/* flowing again soon after a broker is back */
 };
-
-static bool
-set_password_file(const char *path, char *text, size_t size)
-{
-	char		password[4096];
-	int			fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t		n = fd < 0 ? -1 : read(fd, password, sizeof(password) - 1);
-	bool		ok;
-
-	if (fd >= 0)
-		close(fd);
-	if (n < 0)
-	{
-		snprintf(text, size, "could not read the file of option \"password_file\": %s", strerror(errno));
-		return false;
-	}
-	password[n] = '\0';
-	password[strcspn(password, "\r\n")] = '\0';
-	ok = set(base, "sasl.password", password, text, size);
-	explicit_bzero(password, sizeof(password));
-	return ok;
-}
 
 /* A number that the conf has. */
 static int64
@@ -173,8 +148,14 @@ gc_kafka_settings(const GcSettings *settings, char *text, size_t size)
 			snprintf(text, size, "option \"%s\" %s", name, problem);
 			return false;
 		}
-		if (option->flags & GC_OPTION_OURS)
+		if (strcmp(name, "group.id") == 0)
 			continue;
+		if (option->flags & GC_OPTION_OURS)
+		{
+			/* the server has read the file and sends what is in it */
+			snprintf(text, size, "option \"%s\" means nothing to the reader program", name);
+			return false;
+		}
 		if (!set(base, name, settings->options[i].value, text, size))
 			return false;
 	}
@@ -183,9 +164,6 @@ gc_kafka_settings(const GcSettings *settings, char *text, size_t size)
 		snprintf(text, size, "option \"bootstrap.servers\" is missing");
 		return false;
 	}
-	value = gc_setting(settings, "password_file");
-	if (value != NULL && !set_password_file(value, text, size))
-		return false;
 	value = gc_setting(settings, "group.id");
 	group = pg_strdup(value && value[0] ? value : "guest_context");
 	if (!set(base, "group.id", group, text, size))
