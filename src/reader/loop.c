@@ -88,6 +88,12 @@ gc_out_full(void)
 	return gc_out.len - out_done >= out_limit;
 }
 
+bool
+gc_loop_is_up(void)
+{
+	return state == GC_SERVER_UP;
+}
+
 static void
 put_server(const char *text)
 {
