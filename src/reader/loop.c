@@ -264,7 +264,7 @@ ask(GcFrame *frame)
 		gc_probe_ask(job);
 }
 
-static void stop(void) pg_attribute_noreturn();
+static void stop(void) __attribute__((noreturn));
 
 static void
 handle(GcFrame *frame)

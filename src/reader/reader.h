@@ -208,7 +208,7 @@ extern int	gc_loop_run(void);	/* the exit code */
 extern GcFrameBuffer gc_out;	/* to the server; whole frames only, whenever the loop is reached */
 extern bool gc_out_full(void);
 extern bool gc_loop_is_up(void);	/* the server answers */
-extern void gc_loop_fail(const char *text) pg_attribute_noreturn();
+extern void gc_loop_fail(const char *text) __attribute__((noreturn));	/* the server's own word for it changed in 18 */
 extern void gc_loop_server(GcServerState state, const char *text);
 extern void gc_loop_log(int level, const char *text);
 extern int64 gc_now(void);		/* ms of a clock that only goes forward; any thread */
