@@ -398,7 +398,7 @@ file_unassign(GcPart *part)
 	lines_end(&file->lines);
 	pg_free(file);
 	part->state = NULL;
-	part->assigned = false;
+	part->assigned = part->paused = false;
 }
 
 static void
