@@ -5,6 +5,7 @@
 
 #include "harness.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 const char *reader_program;
+bool		reader_sanitized;
 int			npassed;
 int			nfailed;
 const char *test_name = "";
@@ -51,6 +53,8 @@ reader_start(void)
 	if (reader->pid == 0)
 	{
 		dup2(pair[1], STDIN_FILENO);
+		if (!reader_sanitized)
+			dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
 		execl(reader_program, reader_program, NULL);
 		_exit(127);
 	}
@@ -302,6 +306,12 @@ reader_next(Reader *reader, int timeout_ms)
 					printf("# %d %s\n", reader->event.state, reader->event.text);
 				continue;
 			}
+			if (getenv("GC_READER_LOG") && reader->event.type != GC_FRAME_RECORD)
+				printf("# %c %u [%d] epoch %u offset %lld end %lld at_end %d trouble %d low %lld high %lld state %d: %s\n",
+					   reader->event.type, reader->event.number, reader->event.partition, reader->event.epoch,
+					   (long long) reader->event.offset, (long long) reader->event.end, reader->event.at_end,
+					   reader->event.trouble, (long long) reader->event.low, (long long) reader->event.high,
+					   reader->event.state, reader->event.text ? reader->event.text : "");
 			return &reader->event;
 		}
 		if (reader->closed || poll(&fd, 1, (int) Max(until - now_ms(), 0)) <= 0)

@@ -66,6 +66,7 @@ typedef struct Reader
 } Reader;
 
 extern const char *reader_program;
+extern bool reader_sanitized;
 extern int	npassed;
 extern int	nfailed;
 extern const char *test_name;
