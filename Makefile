@@ -49,7 +49,7 @@ endif
 #: make check-matrix   the suites on other PostgreSQL versions in chroots; VERSIONS="17 18" (root)
 #: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
-#: make demo           a throw-away server and the worked example, in a minute
+#: make demo           a throw-away server, a broker, and the worked example, in a minute; KAFKA=apache for Apache's broker
 #: make bench          measures and ratios, under ten minutes; MEASURES="P3 P5" SCALE=0.1 ROUNDS=9
 #: make clean          remove what was built
 #:
@@ -176,6 +176,11 @@ build/gc_decode_test_asan: $(DECODE_SRC) $(HEADERS_ALL)
 
 # The producer of the tests that have a real Kafka (test/lib/Kafka.pm).
 build/gc_producer: test/helper/gc_producer.c
+	@mkdir -p build
+	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka
+
+# The broker of "make demo".
+build/mock_broker: examples/mock_broker.c
 	@mkdir -p build
 	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka
 
