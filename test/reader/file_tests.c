@@ -6,10 +6,25 @@
 #include "tests.h"
 
 #include <fcntl.h>
+#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static char directory[] = "/tmp/gc_reader.XXXXXX";
+
+static int
+remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	return remove(path);
+}
+
+/* Leaves nothing behind. */
+void
+files_end(void)
+{
+	if (strstr(directory, ".XXXXXX") == NULL)
+		nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
 
 static void
 append_to(const char *topic, int partition, const char *text)
@@ -31,7 +46,7 @@ open_file(void)
 	const char *options[] = {"directory", directory, NULL};
 	Reader	   *reader;
 
-	if (directory[strlen(directory) - 1] == 'X' && mkdtemp(directory) == NULL)
+	if (strstr(directory, ".XXXXXX") != NULL && mkdtemp(directory) == NULL)
 		exit(2);
 	reader = reader_open("file", 64 * MB, options);
 	return reader;
