@@ -191,7 +191,7 @@ READER_TEST_SRC = $(wildcard test/reader/*.c) src/common/frame.c
 
 build/gc_reader_test: $(READER_TEST_SRC) $(wildcard test/reader/*.h) $(HEADERS_ALL) build/flags | librdkafka
 	@mkdir -p build
-	$(CC) -O1 $(READER_BASE) -o $@ $(READER_TEST_SRC) $(READER_LIBS)
+	$(CC) -O1 $(READER_BASE) -o $@ $(READER_TEST_SRC) $(READER_LIBS) -lz
 
 # What "make reader-check" runs.
 .PHONY: reader-run

@@ -369,12 +369,12 @@ file_assign(GcPart *part)
 	reading[nreading++] = part;
 	lines_begin(&file->lines, fd, part->taken);
 	if (fd < 0)
-		gc_loop_trouble(part, trouble_of(err) == GC_TROUBLE_TRANSIENT ? GC_TROUBLE_UNREADABLE : trouble_of(err),
+		gc_part_trouble(part, trouble_of(err) == GC_TROUBLE_TRANSIENT ? GC_TROUBLE_UNREADABLE : trouble_of(err),
 						part->taken, strerror(err));
 	else if (part->taken > end)
-		gc_loop_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "offset is behind the end of the file");
+		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "offset is behind the end of the file");
 	else if (part->taken > 0 && (pread(fd, &before, 1, part->taken - 1) != 1 || before != '\n'))
-		gc_loop_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "no line of the file begins at this offset");
+		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "no line of the file begins at this offset");
 }
 
 static void
@@ -421,13 +421,13 @@ at_end(GcPart *part)
 	file->look_at = gc_now() + LOOK_MS;
 	if (fd < 0)
 	{
-		gc_loop_trouble(part, trouble_of(err), part->taken, strerror(err));
+		gc_part_trouble(part, trouble_of(err), part->taken, strerror(err));
 		return;
 	}
 	if (fstat(fd, &now) != 0 || fstat(file->lines.fd, &then) != 0)
 	{
 		close(fd);
-		gc_loop_trouble(part, GC_TROUBLE_TRANSIENT, part->taken, strerror(errno));
+		gc_part_trouble(part, GC_TROUBLE_TRANSIENT, part->taken, strerror(errno));
 		return;
 	}
 	if (now.st_dev != then.st_dev || now.st_ino != then.st_ino)
@@ -440,9 +440,9 @@ at_end(GcPart *part)
 	else
 		close(fd);
 	if (now.st_size < file->lines.at + (int64) file->lines.len)
-		gc_loop_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "file is shorter than it was");
+		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "file is shorter than it was");
 	else
-		gc_loop_end(part, file->lines.at);
+		gc_part_end(part, file->lines.at);
 }
 
 static bool
@@ -470,7 +470,7 @@ file_take(GcTaken *taken)
 		if (got == 0)
 			at_end(part);
 		else
-			gc_loop_trouble(part, GC_TROUBLE_UNREADABLE, file->lines.at,
+			gc_part_trouble(part, GC_TROUBLE_UNREADABLE, file->lines.at,
 							errno == EFBIG ? "line is too long" : strerror(errno));
 
 		/* trouble may have taken the partition out of the list */
@@ -735,6 +735,12 @@ file_range(GcJob *job)
 }
 
 static void
+file_check(GcJob *job)
+{
+	job->trouble = GC_TROUBLE_NONE;
+}
+
+static void
 file_ping(GcJob *job)
 {
 	if (access(directory, R_OK | X_OK) == 0)
@@ -762,5 +768,6 @@ const GcSource gc_file_source = {
 	.stop = file_stop,
 	.query = file_query,
 	.range = file_range,
+	.check = file_check,
 	.ping = file_ping,
 };

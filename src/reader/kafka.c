@@ -116,6 +116,16 @@ gc_kafka_state(rd_kafka_resp_err_t err)
 	}
 }
 
+/*
+ * A response above receive.message.max.bytes breaks the connection, so the library tells no
+ * partition, and its text is all that tells it from other damage.
+ */
+bool
+gc_kafka_is_too_large(rd_kafka_resp_err_t err, const char *text)
+{
+	return err == RD_KAFKA_RESP_ERR__BAD_MSG && text != NULL && strstr(text, "receive.message.max.bytes") != NULL;
+}
+
 static void
 take_error(rd_kafka_event_t *event)
 {
@@ -131,9 +141,16 @@ take_error(rd_kafka_event_t *event)
 		if (part == NULL)
 			;					/* not ours any more */
 		else if (err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
-			gc_loop_end(part, where->offset);
+			gc_part_end(part, where->offset);
+		else if (!part->active)
+			;					/* it has had its trouble */
 		else
-			gc_loop_trouble(part, gc_kafka_trouble(err), where->offset >= 0 ? where->offset : part->taken, text);
+		{
+#if RD_KAFKA_VERSION >= 0x020100ff
+			part->truncated = err == RD_KAFKA_RESP_ERR__LOG_TRUNCATION;
+#endif
+			gc_part_trouble(part, gc_kafka_trouble(err), where->offset >= 0 ? where->offset : part->taken, text);
+		}
 		rd_kafka_topic_partition_destroy(where);
 		return;
 	}
@@ -144,6 +161,8 @@ take_error(rd_kafka_event_t *event)
 		gc_loop_server(state, text);
 	else
 		gc_loop_log(5, text);
+	if (gc_kafka_is_too_large(err, text))
+		gc_parts_doubt();
 }
 
 static void
@@ -224,7 +243,7 @@ kafka_assign(GcPart *part)
 
 		snprintf(text, sizeof(text), "could not assign: %s", rd_kafka_error_string(error));
 		rd_kafka_error_destroy(error);
-		gc_loop_trouble(part, GC_TROUBLE_NO_TOPIC, part->taken, text);
+		gc_part_trouble(part, GC_TROUBLE_NO_TOPIC, part->taken, text);
 	}
 }
 
@@ -468,5 +487,6 @@ const GcSource gc_kafka_source = {
 	.stop = kafka_stop,
 	.query = gc_kafka_query,
 	.range = gc_kafka_range,
+	.check = gc_kafka_check,
 	.ping = gc_kafka_ping,
 };

@@ -25,11 +25,13 @@ extern const char *gc_kafka_group(void);
 /* kafka.c */
 extern GcTrouble gc_kafka_trouble(rd_kafka_resp_err_t err);
 extern void gc_kafka_fill(const rd_kafka_message_t *message, GcHeader **headers, int *room, GcMessage *out);
+extern bool gc_kafka_is_too_large(rd_kafka_resp_err_t err, const char *text);
 extern GcServerState gc_kafka_state(rd_kafka_resp_err_t err);
 
 /* kafka_probe.c */
 extern void gc_kafka_query(GcJob *job);
 extern void gc_kafka_range(GcJob *job);
+extern void gc_kafka_check(GcJob *job);
 extern void gc_kafka_ping(GcJob *job);
 
 #endif							/* GC_KAFKA_H */

@@ -70,7 +70,7 @@ fail(GcJob *job, rd_kafka_resp_err_t err)
 	char		text[768];
 
 	drain();
-	if (last_error[0] && gc_kafka_trouble(err) == GC_TROUBLE_TRANSIENT)
+	if (last_error[0] && (gc_kafka_trouble(err) == GC_TROUBLE_TRANSIENT || gc_kafka_trouble(err) == GC_TROUBLE_TOO_LARGE))
 		snprintf(text, sizeof(text), "%s: %s", rd_kafka_err2str(err), last_error);
 	else
 		strlcpy(text, rd_kafka_err2str(err), sizeof(text));
@@ -213,8 +213,19 @@ get_range(GcJob *job, int64 *low, int64 *high)
 	rd_kafka_resp_err_t err = rd_kafka_query_watermark_offsets(probe, job->topic, job->partition, low, high,
 															   gc_job_left(job));
 
+	const struct rd_kafka_metadata *metadata;
+
 	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 		return true;
+
+	/* of a topic that may not be read, this says that it does not exist; what is known of the topic says more */
+	if (gc_kafka_trouble(err) == GC_TROUBLE_NO_TOPIC)
+	{
+		metadata = get_metadata(job, false);
+		if (metadata == NULL)
+			return false;
+		rd_kafka_metadata_destroy(metadata);
+	}
 	fail(job, err);
 	return false;
 }
@@ -290,7 +301,11 @@ read_records(GcJob *job, int64 offset, int64 end, int64 count)
 			if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__PARTITION_EOF)
 				count = 0;
 			else if (where == NULL)
+			{
 				remember(event);
+				if (gc_kafka_is_too_large(rd_kafka_event_error(event), rd_kafka_event_error_string(event)))
+					err = RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+			}
 			else if (gc_kafka_trouble(rd_kafka_event_error(event)) != GC_TROUBLE_TRANSIENT)
 				err = rd_kafka_event_error(event);
 			if (where != NULL)
@@ -314,8 +329,11 @@ ask_record(GcJob *job)
 	int64		low;
 	int64		high;
 
-	if (get_range(job, &low, &high))
-		read_records(job, Max(job->number, low), high, 1);
+	if (!get_range(job, &low, &high))
+		return;
+	job->low = low;
+	job->high = high;
+	read_records(job, Max(job->number, low), high, 1);
 }
 
 static void
@@ -393,6 +411,20 @@ gc_kafka_range(GcJob *job)
 	if (rd_kafka_query_watermark_offsets(gc_kafka, job->topic, job->partition, &job->low, &job->high,
 										 gc_job_left(job)) != RD_KAFKA_RESP_ERR_NO_ERROR)
 		job->low = job->high = -1;
+}
+
+/* Reads one record there, as if asked for it, and keeps what went wrong. */
+void
+gc_kafka_check(GcJob *job)
+{
+	job->trouble = GC_TROUBLE_TRANSIENT;
+	job->what = GC_QUERY_RECORD;
+	if (!begin(job))
+		return;
+	gc_answer_begin(job, 3);
+	ask_record(job);
+	job->trouble = job->failed ? job->failure : GC_TROUBLE_NONE;
+	job->rows_at = 0;
 }
 
 /* Some broker answers: that it does not is told by an event sooner or later, that it does again by nothing. */

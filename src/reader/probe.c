@@ -61,6 +61,9 @@ carry_out(GcJob *job)
 		case GC_JOB_RANGE:
 			source->range(job);
 			break;
+		case GC_JOB_CHECK:
+			source->check(job);
+			break;
 		case GC_JOB_QUERY:
 			if (gc_job_left(job) == 0)
 				gc_answer_fail(job, GC_TROUBLE_TRANSIENT, "timed out behind other questions");
@@ -231,6 +234,8 @@ gc_answer_fail(GcJob *job, GcTrouble trouble, const char *text)
 	job->answer.len = job->answer.start = 0;
 	job->rows = 0;
 	job->failed = true;
+	job->failure = trouble;
+	strlcpy(job->text, text, sizeof(job->text));
 	gc_frame_begin(&job->answer, GC_FRAME_ANSWER);
 	gc_frame_put_u32(&job->answer, job->id);
 	gc_frame_put_u8(&job->answer, 0);

@@ -1,9 +1,9 @@
 /*
  * reader.h: what the files of the reader program share.
  *
- * The program is one event loop (loop.c) over one socket and one source, and one
- * thread for questions that block (probe.c). main.c starts it, subscription.c turns records
- * into frames, kafka.c and file.c are the sources. Nothing of the server is linked in; memory that
+ * The program is one event loop (loop.c) over one socket and one source, and one thread for questions
+ * that block (probe.c). main.c starts it, part.c keeps the partitions, subscription.c turns records into
+ * frames, kafka.c and file.c are the sources. Nothing of the server is linked in; memory that
  * cannot be had ends the program, which is what it is a program of its own for.
  *
  * Threads: everything here belongs to the loop's thread, but for what is said to be the probe's.
@@ -66,6 +66,9 @@ typedef struct GcPart
 	int32		partition;
 	uint32		epoch;
 	bool		active;
+	bool		checking;		/* the probe looks whether it can be read */
+	int64		heard_at;		/* ms: when the source last said something of it */
+	int			doubts;			/* checks in a row that got no record, though there is one */
 	bool		assigned;		/* the source reads it: not while another subscription has it */
 	bool		paused;
 	int64		credit;			/* bytes of frames; what is above zero may be spent, the last frame may overdraw */
@@ -77,6 +80,8 @@ typedef struct GcPart
 	bool		end_told;
 	GcTrouble	trouble;		/* told last, or to be told once nothing is held any more */
 	bool		trouble_due;
+	bool		truncated;		/* OUT_OF_RANGE: the log has another history, whatever its range */
+	int			retries;		/* of OUT_OF_RANGE that was not true */
 	int64		trouble_at;		/* offset */
 	char	   *trouble_text;
 
@@ -114,21 +119,22 @@ typedef enum GcJobKind
 {
 	GC_JOB_QUERY,
 	GC_JOB_PING,				/* does the server answer? */
-	GC_JOB_RANGE				/* low and high of a partition in trouble */
+	GC_JOB_RANGE,				/* low and high of a partition in trouble */
+	GC_JOB_CHECK				/* can a partition be read at this offset? */
 } GcJobKind;
 
 typedef struct GcJob
 {
 	struct GcJob *next;
 	GcJobKind	kind;
-	uint32		id;				/* of the query; RANGE: of the subscription */
+	uint32		id;				/* of the query; RANGE, CHECK: of the subscription */
 	GcQuery		what;
 	int64		deadline;		/* ms of gc_now() */
 	char	   *topic;			/* NULL = all */
 	int32		partition;		/* -1 = all */
 	int64		number;
 
-	/* RANGE: what is told with the answer */
+	/* RANGE, CHECK: what is told with the answer */
 	uint32		epoch;
 	GcTrouble	trouble;
 
@@ -137,6 +143,7 @@ typedef struct GcJob
 	size_t		rows_at;		/* in answer, where their number is put in the end */
 	uint32		rows;
 	bool		failed;
+	GcTrouble	failure;
 	int64		low;
 	int64		high;
 	GcServerState state;
@@ -162,7 +169,7 @@ typedef struct GcSource
 
 	/*
 	 * The next record, of an assigned partition, in order of its offsets; false when there is none now. Tells
-	 * ends and troubles by gc_loop_... on the way.
+	 * ends and troubles by gc_part_... on the way.
 	 */
 	bool		(*take) (GcTaken *taken);
 	void		(*fill) (GcTaken *taken, GcMessage *message);
@@ -180,6 +187,12 @@ typedef struct GcSource
 	/* In the probe's thread. */
 	void		(*query) (GcJob *job);
 	void		(*range) (GcJob *job);
+
+	/*
+	 * Can a record be read at job->number? Sets trouble, NONE when it can, and text; low and high; rows = 0: there
+	 * is none yet. TRANSIENT with low and high known: it should be there and does not come.
+	 */
+	void		(*check) (GcJob *job);
 	void		(*ping) (GcJob *job);
 } GcSource;
 
@@ -192,11 +205,29 @@ extern const char *gc_kafka_versions(void);
 /* loop.c */
 extern int	gc_loop_run(void);	/* the exit code */
 extern GcFrameBuffer gc_out;	/* to the server; whole frames only, whenever the loop is reached */
-extern void gc_loop_end(GcPart *part, int64 offset);
-extern void gc_loop_trouble(GcPart *part, GcTrouble trouble, int64 offset, const char *text);
+extern bool gc_out_full(void);
+extern void gc_loop_fail(const char *text) pg_attribute_noreturn();
 extern void gc_loop_server(GcServerState state, const char *text);
 extern void gc_loop_log(int level, const char *text);
 extern int64 gc_now(void);		/* ms of a clock that only goes forward; any thread */
+
+/* part.c */
+extern void gc_parts_start(const GcSource *source, uint64 memory);
+extern void gc_parts_subscribe(GcFrame *frame);
+extern void gc_parts_assign(uint32 subscription, int32 partition, uint32 epoch, int64 offset);
+extern bool gc_parts_take(bool *more);
+extern int	gc_parts_tick(void);
+extern void gc_parts_stop(void);
+extern GcPart *gc_part_find(uint32 subscription, int32 partition);
+extern void gc_part_forget(GcPart *part);
+extern void gc_part_commit(GcPart *part, int64 offset);
+extern void gc_part_checked(GcJob *job);
+extern void gc_part_ranged(GcJob *job);
+
+/* part.c, for the sources */
+extern void gc_part_end(GcPart *part, int64 offset);
+extern void gc_part_trouble(GcPart *part, GcTrouble trouble, int64 offset, const char *text);
+extern void gc_parts_doubt(void);	/* some partition cannot be read: find out which */
 
 /* subscription.c */
 extern GcSubscription *gc_subscription_read(GcFrame *frame);	/* NULL = a bad frame */

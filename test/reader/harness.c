@@ -302,6 +302,12 @@ reader_next(Reader *reader, int timeout_ms)
 					printf("# %d %s\n", reader->event.state, reader->event.text);
 				continue;
 			}
+			if (getenv("GC_READER_LOG") && reader->event.type != GC_FRAME_RECORD)
+				printf("# %c %u [%d] epoch %u offset %lld end %lld at_end %d trouble %d low %lld high %lld state %d: %s\n",
+					   reader->event.type, reader->event.number, reader->event.partition, reader->event.epoch,
+					   (long long) reader->event.offset, (long long) reader->event.end, reader->event.at_end,
+					   reader->event.trouble, (long long) reader->event.low, (long long) reader->event.high,
+					   reader->event.state, reader->event.text ? reader->event.text : "");
 			return &reader->event;
 		}
 		if (reader->closed || poll(&fd, 1, (int) Max(until - now_ms(), 0)) <= 0)
