@@ -86,8 +86,8 @@ kafka_fetch() {
 	home=$(getent passwd "$(id -u)" | cut -d: -f6)
 	[ -w "$home" ] || repository=("-Dmaven.repo.local=$new/repository")
 	echo "kafka: fetching $kafka_version (56 MB) with Maven into $kafka_dir" >&2
-	if ! (cd "$new" && mvn -B -C -q ${repository[@]+"${repository[@]}"} dependency:copy-dependencies \
-		-DincludeScope=runtime -DoutputDirectory="$new/libs") >"$log" 2>&1 </dev/null; then
+	if ! (cd "$new" && mvn -B -C -q ${repository[@]+"${repository[@]}"} \
+		org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$new/libs") >"$log" 2>&1 </dev/null; then
 		grep -m 1 -E 'ERROR|FATAL' "$log" >&2
 		rm -rf "$new"
 		kafka_fail "Maven could not fetch Kafka $kafka_version: is there a network, or a mirror in Maven's settings? All it said is in $log"
@@ -268,6 +268,8 @@ kafka_make() { # DIR OPTION...
 			broker.session.timeout.ms=3000
 			# tests make their topics; they wait for retention and compaction
 			auto.create.topics.enable=false
+			# for what they ask for: records of years ago stay where a topic does not say how long
+			log.retention.ms=-1
 			log.initial.task.delay.ms=500
 			log.retention.check.interval.ms=500
 			log.cleaner.backoff.ms=500

@@ -84,6 +84,16 @@ on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 	report->err = message->err;
 }
 
+/* Likewise. Who is not let in need not wait for the end of all time-outs. */
+static void
+on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
+{
+	(void) rk;
+	(void) opaque;
+	if (err == RD_KAFKA_RESP_ERR__AUTHENTICATION || err == RD_KAFKA_RESP_ERR__SSL)
+		fail("%s", reason);
+}
+
 static int
 hex_digit(char c)
 {
@@ -272,6 +282,7 @@ main(int argc, char **argv)
 		configure(conf, argv[i], value);
 	}
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+	rd_kafka_conf_set_error_cb(conf, on_error);
 	producer = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof(error));
 	if (producer == NULL)
 		fail("%s", error);

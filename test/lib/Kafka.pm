@@ -164,12 +164,13 @@ END
 
 # --- topics
 
-# partitions => 1, replication => 1, config => {}. Waits until every partition has a leader.
+# partitions => 1, replication => 1, config => {}; or replicas => [[1, 2], ...] with the brokers of
+# each partition, the first one leads. Waits until every partition has a leader.
 sub create_topic
 {
 	my ($self, $topic, %option) = @_;
-	my $partitions = $option{partitions} // 1;
-	Kafka::Wire::create_topic($self->bootstrap, $topic, $partitions, $option{replication} // 1, $option{config} // {});
+	my $partitions = $option{replicas} ? @{ $option{replicas} } : $option{partitions} // 1;
+	Kafka::Wire::create_topic($self->bootstrap, $topic, $partitions, $option{replication} // 1, $option{config} // {}, $option{replicas});
 	$self->_wait_for_leaders($topic, $partitions);
 }
 
@@ -248,10 +249,12 @@ sub _offset
 	return $self->_ask_leader($topic, $partition, sub { Kafka::Wire::offset_at($_[0], $topic, $partition, @how) });
 }
 
-# Another replica leads: the first one of the list, or with unclean => 1 any that lives.
+# Another replica leads: the first one of the list, or with unclean => 1, where none leads, any
+# that lives, whatever it has missed.
 sub elect_leader
 {
 	my ($self, $topic, $partition, %option) = @_;
+	_wait(sub { $self->leaders($topic)->{$partition} < 0 }, "$topic [$partition] has lost its leader") if $option{unclean};
 	Kafka::Wire::elect_leader($self->bootstrap, $topic, $partition, $option{unclean});
 }
 
@@ -293,9 +296,9 @@ sub transaction
 	$producer->_command('begin');
 	$producer->produce($topic, $records);
 	return $producer if $end eq 'open';
-	my @where = $producer->_command($end);
+	$producer->_finish($end);
 	if ($plain) { $self->{idle} = $producer } else { $producer->_end }
-	return @where;
+	return;
 }
 
 # As Java's own producer writes them: its batches, its compression, its partitioner. Texts
@@ -387,12 +390,14 @@ use warnings;
 
 use Carp;
 use IPC::Open2;
+use Scalar::Util qw(weaken);
 
 sub _new
 {
 	my ($class, $kafka, $id, %settings) = @_;
 	my $address = $kafka->bootstrap(delete $settings{listener});
-	my $self = bless {}, $class;
+	my $self = bless { kafka => $kafka }, $class;
+	weaken($self->{kafka});    # which may keep us for its next transaction
 	$self->{pid} = open2($self->{out}, $self->{in}, $helper, defined $id ? ('-t', $id) : (),
 		"bootstrap.servers=$address", map { "$_=$settings{$_}" } sort keys %settings);
 	return $self;
@@ -441,9 +446,37 @@ sub _end
 	waitpid delete $self->{pid}, 0;
 }
 
-sub produce { my ($self, $topic, $records) = @_; return $self->_write($topic, $records)->_command('flush') }
-sub commit { my ($self) = @_; my @where = $self->_command('commit'); $self->_end; return @where }
-sub abort { my ($self) = @_; my @where = $self->_command('abort'); $self->_end; return @where }
+# In the transaction; returns [partition, offset] of every record.
+sub produce
+{
+	my ($self, $topic, $records) = @_;
+	my @where = $self->_write($topic, $records)->_command('flush');
+	for (@where)
+	{
+		my ($partition, $offset) = @$_;
+		$self->{last}{$topic}{$partition} = $offset if $offset > ($self->{last}{$topic}{$partition} // -1);
+	}
+	return @where;
+}
+
+sub commit { my ($self) = @_; $self->_finish('commit'); $self->_end }
+sub abort { my ($self) = @_; $self->_finish('abort'); $self->_end }
+
+# The broker answers before the markers are in the partitions, each an offset after our last.
+sub _finish
+{
+	my ($self, $how) = @_;
+	my $last = delete $self->{last} // {};
+	$self->_command($how);
+	for my $topic (keys %$last)
+	{
+		for my $partition (keys %{ $last->{$topic} })
+		{
+			Kafka::_wait(sub { $self->{kafka}->high_watermark($topic, $partition) >= $last->{$topic}{$partition} + 2 },
+				"the marker of a transaction in $topic [$partition]");
+		}
+	}
+}
 sub abandon { my ($self) = @_; kill 'KILL', $self->{pid}; $self->_end }
 
 # A test that dies with a transaction open leaves nobody behind.

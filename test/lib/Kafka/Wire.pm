@@ -1,7 +1,7 @@
 # Kafka's protocol, the administrator's part: one request, one answer, by a plain
 # socket. Java's tools do the same in a second each; librdkafka's API for it differs
 # from version to version. Only what Kafka.pm needs, in versions of the requests
-# that brokers from 2.1 to 4.2 know.
+# that brokers from 2.4 to 4.2 know.
 #
 # Every function dies with the broker's error code; %error has names for those that
 # tests meet. Integers are big endian; a string is a length (-1: null) and bytes.
@@ -114,10 +114,13 @@ sub metadata
 	return { brokers => \%brokers, topics => \%topics };
 }
 
+# With $replicas, a list of brokers for each partition, the two numbers before are not looked at.
 sub create_topic
 {
-	my ($address, $name, $partitions, $replication, $config) = @_;
-	my $in = request($address, 19, 2, array(string($name) . pack('Nn', $partitions, $replication) . array()
+	my ($address, $name, $partitions, $replication, $config, $replicas) = @_;
+	($partitions, $replication) = (-1, -1) if $replicas;
+	my $in = request($address, 19, 2, array(string($name) . pack('l>s>', $partitions, $replication)
+		  . array(map { pack('N', $_) . array(map { pack 'N', $_ } @{ $replicas->[$_] }) } 0 .. $#{ $replicas // [] })
 		  . array(map { string($_) . string("$config->{$_}") } sort keys %$config)) . pack('Nc', 30000, 0));
 	int32(\$in);
 	get_array(\$in, sub { get_string($_[0]); check(int16($_[0]), "create topic $name", get_string($_[0])) });
