@@ -82,9 +82,9 @@ typedef enum GcFrameType
 	GC_FRAME_RECORD = 'R',
 
 	/*
-	 * uint32 subscription; int32 partition; uint32 epoch; int64 next offset to be read; int64 last
-	 * stable offset, -1 = not known; uint8 at the end. Sent behind the last record before it: at the end of a
-	 * partition, and after a second of records.
+	 * uint32 subscription; int32 partition; uint32 epoch; int64 next offset to be read; int64 end of
+	 * the partition, -1 = not known; uint8 flags GC_POSITION_... Sent behind the last record before it: at the end of a
+	 * partition, after a second of records, and when a transaction at the end opens or ends.
 	 */
 	GC_FRAME_POSITION = 'P',
 
@@ -112,6 +112,9 @@ typedef enum GcFrameType
 	/* uint8 syslog level; text */
 	GC_FRAME_LOG = 'L'
 } GcFrameType;
+
+#define GC_POSITION_END		1		/* all has been read that there is now */
+#define GC_POSITION_OPEN	2		/* besides what lies behind the start of an open transaction */
 
 typedef enum GcQuery
 {
