@@ -391,6 +391,8 @@ take_record(GcFrame *frame)
 		broken_frame(frame);
 	heard_of(partition, offset + 1);
 	gc_anchor_set(&partition->anchor, offset, time_us, crc);
+	if (partition->proven.offset < 0)
+		partition->proven = partition->anchor;
 	foreach(lc, topic->ingests)
 	{
 		GcIngest   *ingest = lfirst(lc);

@@ -93,8 +93,6 @@ ask_for_anchor(GcTopic *topic)
 		int			next = (topic->anchor_partition + i) % topic->npartitions;
 		GcPartition *partition = &topic->partitions[next];
 
-		if (partition->proven.offset < 0)
-			partition->proven = partition->anchor;
 		if (partition->proven.offset < 0 || partition->epoch == 0)
 			continue;
 		topic->anchor_partition = next;
@@ -179,7 +177,7 @@ take_anchor(GcTopic *topic, GcFrame *answer)
 		return;
 	if (!gc_anchor_differs(&partition->proven, answer, &proven))
 	{
-		/* not proven: it is gone, and a newer one is all that there is */
+		/* where it is gone, a newer one is all that there is */
 		partition->proven = topic->anchor_next;
 		return;
 	}
