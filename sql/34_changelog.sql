@@ -50,6 +50,8 @@ CREATE TABLE guest_context._changelog_state
 	record_offset	bigint,
 	reason			text,
 	hint			text,
+	kind			text,				-- of a halt: what may end it
+	lost			bigint[],			-- offsets that are gone: partition, first, first that is there; ...
 	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE guest_context._changelog_state IS 'whether changelogs run in this database, and why not';
@@ -69,9 +71,26 @@ CREATE TABLE guest_context._ledger
 	rows			integer NOT NULL DEFAULT 0,
 	dead			integer NOT NULL DEFAULT 0,
 	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	anchor_offset	bigint,				-- the last record that was read: where it is another one,
+	anchor_time		timestamptz,		-- the topic is another one
+	anchor_crc		bigint,
 	PRIMARY KEY (changelog_id, generation, partition, from_offset)
 );
 COMMENT ON TABLE guest_context._ledger IS 'offsets, as committed with the rows; the newest row of a partition counts';
+
+CREATE TABLE guest_context._gap
+(
+	changelog_id	integer NOT NULL,
+	source			integer NOT NULL,
+	partition		integer NOT NULL,
+	from_offset		bigint NOT NULL,
+	to_offset		bigint NOT NULL,	-- the first one behind it
+	reason			text,
+	role			text NOT NULL,
+	at				timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE guest_context._gap IS 'offsets that an operator gave up: skipped, or lost upstream';
+CREATE INDEX _gap_changelog_id_idx ON guest_context._gap (changelog_id);
 
 CREATE SEQUENCE guest_context._dead_letter_id_seq;
 COMMENT ON SEQUENCE guest_context._dead_letter_id_seq IS 'numbers of dead letters';
@@ -102,6 +121,7 @@ ALTER SEQUENCE guest_context._dead_letter_id_seq OWNED BY guest_context._dead_le
 SELECT pg_catalog.pg_extension_config_dump('guest_context._source', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._changelog', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._ledger', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._gap', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._source_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._changelog_id_seq', '');
@@ -150,6 +170,21 @@ CREATE FUNCTION guest_context.seek(changelog text, target text) RETURNS text
 COMMENT ON FUNCTION guest_context.seek(text, text)
 	IS 'where a paused changelog goes on: earliest, latest, a timestamp, or 0:123,1:99; returns the old offsets';
 
+CREATE FUNCTION guest_context.skip(changelog text, partition integer, through_offset bigint, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_skip';
+COMMENT ON FUNCTION guest_context.skip(text, integer, bigint, text)
+	IS 'gives up the records of a partition up to this offset, of a changelog that is paused or halted, which then goes on; recorded in the audit';
+
+CREATE FUNCTION guest_context.accept_data_loss(changelog text, partition integer, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_accept_data_loss';
+COMMENT ON FUNCTION guest_context.accept_data_loss(text, integer, text)
+	IS 'lets a changelog go on that has halted because offsets of a partition (NULL: of all that it named) are gone; recorded in the audit';
+
+CREATE FUNCTION guest_context.accept_topic(changelog text, reason text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_accept_topic';
+COMMENT ON FUNCTION guest_context.accept_topic(text, text)
+	IS 'lets a changelog go on that has halted because its topic is another one: from that one''s start; recorded in the audit';
+
 CREATE FUNCTION guest_context.requeue(ids bigint[]) RETURNS bigint
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_requeue';
 COMMENT ON FUNCTION guest_context.requeue(bigint[])
@@ -175,7 +210,8 @@ COMMENT ON FUNCTION guest_context.wait_for(regclass, text, integer, bigint, inte
 -- One row per changelog and partition: the newest row of the ledger. Found by the primary key
 -- from partition to partition, so it does not matter how many rows there are.
 CREATE VIEW guest_context._position AS
-SELECT c.changelog_id, l.partition, l.to_offset, l.high, l.record_time, l.at
+SELECT c.changelog_id, l.generation, l.partition, l.to_offset, l.high, l.record_time, l.at,
+       l.anchor_offset, l.anchor_time, l.anchor_crc
 FROM guest_context._changelog c,
      LATERAL (WITH RECURSIVE p (partition) AS (
                 (SELECT f.partition FROM guest_context._ledger f

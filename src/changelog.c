@@ -79,6 +79,7 @@ fetch(const char *condition, Oid type, Datum value, Oid type2, Datum value2)
 
 	SPI_connect();
 	gc_catalog_execute(psprintf("SELECT c.*, coalesce(c.mapping, e.mapping) AS used_mapping,"
+								" pg_catalog.concat(c.xmin, '/', e.xmin) AS row_version,"
 								" s.database IS DISTINCT FROM $1 OR s.paused AS stopped,"
 								" coalesce(s.halted, false) AS halted, coalesce(s.waiting, false) AS waiting"
 								" FROM guest_context._changelog c"
@@ -104,6 +105,7 @@ fetch(const char *condition, Oid type, Datum value, Oid type2, Datum value2)
 		changelog->dead_letters = strcmp(text_column(row, "on_error"), "halt") != 0;
 		changelog->start = copy_text(text_column(row, "start"));
 		changelog->source = DatumGetInt32(value_column(row, "source"));
+		changelog->row_version = copy_text(text_column(row, "row_version"));
 		changelog->generation = DatumGetInt32(value_column(row, "generation"));
 		changelog->paused = DatumGetBool(value_column(row, "stopped"));
 		changelog->halted = DatumGetBool(value_column(row, "halted"));
@@ -178,27 +180,29 @@ gc_changelog_spec(const GcChangelog *changelog)
 }
 
 void
-gc_changelog_note(int32 changelog_id, bool halted, int32 partition, int64 offset,
+gc_changelog_note(int32 changelog_id, GcHalt halt, int32 partition, int64 offset,
 				  const char *reason, const char *hint)
 {
-	Oid			types[8] = {INT4OID, BOOLOID, BOOLOID, INT4OID, INT8OID, TEXTOID, TEXTOID, OIDOID};
-	Datum		values[8] = {Int32GetDatum(changelog_id), BoolGetDatum(halted),
-		BoolGetDatum(!halted && reason != NULL), Int32GetDatum(partition), Int64GetDatum(offset),
+	static const char *const kinds[] = {NULL, "record", "loss", "topic", "other"};
+	Oid			types[9] = {INT4OID, BOOLOID, BOOLOID, INT4OID, INT8OID, TEXTOID, TEXTOID, OIDOID, TEXTOID};
+	Datum		values[9] = {Int32GetDatum(changelog_id), BoolGetDatum(halt != GC_HALT_NONE),
+		BoolGetDatum(halt == GC_HALT_NONE && reason != NULL), Int32GetDatum(partition), Int64GetDatum(offset),
 		reason ? CStringGetTextDatum(reason) : (Datum) 0, hint ? CStringGetTextDatum(hint) : (Datum) 0,
-	ObjectIdGetDatum(MyDatabaseId)};
-	char		nulls[9] = "        ";
+	ObjectIdGetDatum(MyDatabaseId), kinds[halt] ? CStringGetTextDatum(kinds[halt]) : (Datum) 0};
+	char		nulls[10] = "         ";
 
 	nulls[3] = partition < 0 ? 'n' : ' ';
 	nulls[4] = offset < 0 ? 'n' : ' ';
 	nulls[5] = reason == NULL ? 'n' : ' ';
 	nulls[6] = hint == NULL ? 'n' : ' ';
+	nulls[8] = kinds[halt] == NULL ? 'n' : ' ';
 	SPI_connect();
 	gc_catalog_execute("UPDATE guest_context._changelog_state SET halted = $2, waiting = $3, partition = $4,"
-					   " record_offset = $5, reason = $6, hint = $7, since = pg_catalog.clock_timestamp()"
+					   " record_offset = $5, reason = $6, hint = $7, kind = $9, lost = NULL, since = pg_catalog.clock_timestamp()"
 					   " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $8"
 					   " AND NOT paused AND NOT halted"
 					   " AND ROW(halted, waiting, partition, record_offset, reason) IS DISTINCT FROM ROW($2, $3, $4, $5, $6)",
-					   8, types, values, nulls, SPI_OK_UPDATE);
+					   9, types, values, nulls, SPI_OK_UPDATE);
 	SPI_finish();
 }
 
@@ -318,8 +322,8 @@ check_choice(const char *what, const char *value, const char *one, const char *o
 }
 
 /* The server is one of ours, and the entity's owner may use it. */
-static void
-check_server(const GcEntity *entity, const char *name)
+void
+gc_changelog_check_server(const GcEntity *entity, const char *name)
 {
 	ForeignServer *server = GetForeignServerByName(name, false);
 	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
@@ -356,8 +360,8 @@ check_mapping(const GcChangelog *changelog)
 }
 
 /* The newest identity of this topic; made when there is none. */
-static int32
-source_of(const char *server, const char *topic)
+int32
+gc_changelog_source(const char *server, const char *topic)
 {
 	int64		source = gc_catalog_run_bigint(SPI_OK_SELECT,
 											   "SELECT pg_catalog.max(source)::pg_catalog.int8 FROM guest_context._source"
@@ -409,7 +413,7 @@ gc_create_changelog(PG_FUNCTION_ARGS)
 	changelog.server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
 	changelog.topic = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	check_topic(changelog.topic);
-	check_server(changelog.entity, changelog.server);
+	gc_changelog_check_server(changelog.entity, changelog.server);
 	changelog.name = PG_ARGISNULL(3) ?
 		psprintf("%s/%s", gc_entity_label(changelog.entity), changelog.topic) :
 		text_to_cstring(PG_GETARG_TEXT_PP(3));
@@ -436,7 +440,7 @@ gc_create_changelog(PG_FUNCTION_ARGS)
 	values[6] = PG_ARGISNULL(6) ? (Datum) 0 : PG_GETARG_DATUM(6);
 	values[7] = CStringGetTextDatum(on_error);
 	values[8] = CStringGetTextDatum(changelog.start);
-	values[9] = Int32GetDatum(source_of(changelog.server, changelog.topic));
+	values[9] = Int32GetDatum(gc_changelog_source(changelog.server, changelog.topic));
 	values[10] = ObjectIdGetDatum(MyDatabaseId);
 	nulls[5] = PG_ARGISNULL(5) ? 'n' : ' ';
 	nulls[6] = PG_ARGISNULL(6) ? 'n' : ' ';
@@ -461,8 +465,8 @@ gc_create_changelog(PG_FUNCTION_ARGS)
 }
 
 /* The changelog that a verb is about; its owner calls. */
-static GcChangelog *
-changelog_argument(FunctionCallInfo fcinfo)
+GcChangelog *
+gc_changelog_argument(FunctionCallInfo fcinfo)
 {
 	GcChangelog *changelog;
 
@@ -477,7 +481,7 @@ Datum
 gc_alter_changelog(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_argument(fcinfo);
 	Oid			types[4] = {INT4OID, JSONBOID, JSONBOID, TEXTOID};
 	Datum		values[4] = {Int32GetDatum(changelog->changelog_id)};
 	char		nulls[5] = "    ";
@@ -535,8 +539,8 @@ Datum
 gc_drop_changelog(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = changelog_argument(fcinfo);
-	static const char *const tables[] = {"_changelog_state", "_ledger", "_dead_letter", "_changelog"};
+	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	static const char *const tables[] = {"_changelog_state", "_ledger", "_gap", "_dead_letter", "_changelog"};
 
 	for (int i = 0; i < lengthof(tables); i++)
 		gc_catalog_run(SPI_OK_DELETE,
@@ -547,14 +551,14 @@ gc_drop_changelog(PG_FUNCTION_ARGS)
 }
 
 /* Makes a changelog's state here: paused with a reason, or running. */
-static void
-set_state(const GcChangelog *changelog, bool paused)
+void
+gc_changelog_set_state(const GcChangelog *changelog, bool paused)
 {
 	gc_catalog_run(SPI_OK_INSERT,
 				   "INSERT INTO guest_context._changelog_state (changelog_id, database, paused, reason)"
 				   " VALUES ($1, $2, $3, CASE WHEN $3 THEN 'paused by ' OPERATOR(pg_catalog.||) $4 END)"
 				   " ON CONFLICT (changelog_id) DO UPDATE SET database = excluded.database, paused = excluded.paused,"
-				   " halted = false, waiting = false, partition = NULL, record_offset = NULL,"
+				   " halted = false, waiting = false, partition = NULL, record_offset = NULL, kind = NULL, lost = NULL,"
 				   " reason = excluded.reason, hint = NULL, since = pg_catalog.clock_timestamp()", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
 				   BOOLOID, BoolGetDatum(paused), TEXTOID, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
@@ -566,7 +570,7 @@ gc_pause(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
 
-	set_state(changelog_argument(fcinfo), true);
+	gc_changelog_set_state(gc_changelog_argument(fcinfo), true);
 	gc_leave(guc_level);
 	PG_RETURN_VOID();
 }
@@ -576,10 +580,10 @@ Datum
 gc_resume(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_argument(fcinfo);
 
-	check_server(changelog->entity, changelog->server);
-	set_state(changelog, false);
+	gc_changelog_check_server(changelog->entity, changelog->server);
+	gc_changelog_set_state(changelog, false);
 	gc_maintenance_wake(changelog->entity->owner);
 	gc_leave(guc_level);
 	PG_RETURN_VOID();
@@ -590,7 +594,7 @@ Datum
 gc_seek(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_argument(fcinfo);
 	char	   *target;
 	char	   *old = NULL;
 	GcStart		start;

@@ -6,6 +6,8 @@
 
 #include "catalog.h"
 #include "common/common.h"
+#include "fmgr.h"
+#include "utils/array.h"
 
 typedef struct GcChangelog
 {
@@ -21,6 +23,7 @@ typedef struct GcChangelog
 	char	   *start;
 	int32		source;
 	int32		generation;
+	char	   *row_version;	/* another one when the changelog or its entity has been altered */
 	bool		paused;			/* or has no state in this database */
 	bool		halted;
 	bool		waiting;
@@ -36,12 +39,40 @@ extern GcMappingSpec *gc_changelog_spec(const GcChangelog *changelog);
 /* The names of servers that an owner has running changelogs at. */
 extern List *gc_changelog_servers(Oid owner);
 
+/* Why a changelog halted, which says what may make it go on. */
+typedef enum GcHalt
+{
+	GC_HALT_NONE = 0,
+	GC_HALT_RECORD,				/* at a record: skip, or resume when the cause is mended */
+	GC_HALT_LOSS,				/* offsets are gone: accept_data_loss */
+	GC_HALT_TOPIC,				/* the topic is another one: accept_topic */
+	GC_HALT_OTHER				/* resume when the cause is mended */
+} GcHalt;
+
 /*
  * Notes that a changelog has halted or waits, and why; reason NULL: that it runs. Writes only what
  * has changed. In a transaction.
  */
-extern void gc_changelog_note(int32 changelog_id, bool halted, int32 partition, int64 offset,
+extern void gc_changelog_note(int32 changelog_id, GcHalt halt, int32 partition, int64 offset,
 							  const char *reason, const char *hint);
+
+/*
+ * Halts it because offsets are gone: lost has, for each partition, its number, the first offset that is gone and the
+ * first one that is there. Returns the reason, in the current context. In a transaction.
+ */
+extern char *gc_changelog_note_lost(const GcChangelog *changelog, ArrayType *lost);
+
+/* For the verbs: the changelog that argument 0 names, which its owner alone may change. */
+extern GcChangelog *gc_changelog_argument(FunctionCallInfo fcinfo);
+
+/* Makes a changelog's state in this database: paused by the caller, or running. */
+extern void gc_changelog_set_state(const GcChangelog *changelog, bool paused);
+
+/* ERROR unless the server is one of ours and the entity's owner may use it. */
+extern void gc_changelog_check_server(const GcEntity *entity, const char *name);
+
+/* The newest identity of a topic; made when there is none. */
+extern int32 gc_changelog_source(const char *server, const char *topic);
 
 /* Where partitions begin: parsed from "earliest", "latest", a timestamp or "0:123,1:99". */
 typedef struct GcStart

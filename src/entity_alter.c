@@ -324,7 +324,7 @@ say_no_cascade(void *arg)
 Datum
 gc_drop_entity(PG_FUNCTION_ARGS)
 {
-	static const char *const of_changelogs[] = {"_changelog_state", "_ledger", "_dead_letter"};
+	static const char *const of_changelogs[] = {"_changelog_state", "_ledger", "_gap", "_dead_letter"};
 	GcEntity   *entity;
 	List	   *tree;
 	ListCell   *lc;

@@ -1,14 +1,27 @@
 /*
- * ingest.h: what the ingest worker's two parts share: ingest.c talks to the reader,
- * ingest_apply.c writes to the tables.
+ * ingest.h: what the ingest worker's parts share: ingest.c is its loop, ingest_load.c finds out what there
+ * is to do and where to go on, ingest_link.c talks to the reader, ingest_watch.c says why a changelog
+ * waits, ingest_apply.c writes to the tables.
  */
 #ifndef GC_INGEST_H
 #define GC_INGEST_H
 
 #include "changelog.h"
+#include "reader_process.h"
 #include "rows.h"
 
 struct GcTopic;
+
+/*
+ * A record that tells a topic from another one of the same name: it was at this offset when its batch was committed.
+ * offset -1 = none.
+ */
+typedef struct GcAnchor
+{
+	int64		offset;
+	int64		time_us;		/* since 1970, or GC_NO_TIMESTAMP */
+	uint32		crc;			/* CRC-32C of key and value */
+} GcAnchor;
 
 /* A partition of a topic that is read. */
 typedef struct GcPartition
@@ -17,7 +30,14 @@ typedef struct GcPartition
 	int32		partition;
 	uint32		epoch;			/* 0 = not assigned */
 	int64		high;			/* end as the reader last said, -1 = not known */
+	int64		reached;		/* read so far */
+	int64		reached_asked;	/* the same when the topic's end was asked for */
 	uint64		owed;			/* bytes of frames that were taken and may be sent again */
+	char	   *problem;		/* what the reader last said is the matter and goes away by itself */
+	TimestampTz behind_since;	/* there is more than was read, and nothing has come; 0 = not so */
+	TimestampTz open_since;		/* a transaction is open that holds back what lies behind; 0 = none */
+	GcAnchor	anchor;			/* the last record */
+	GcAnchor	proven;			/* one that was there when looked for, or is to be looked for */
 } GcPartition;
 
 /* The bytes of one record frame; owed to its partition when all changelogs have done with it. */
@@ -45,6 +65,7 @@ typedef struct GcItem
 	size_t		value_len;
 	int			nheaders;
 	GcHeader   *headers;
+	uint32		crc;
 } GcItem;
 
 /* How far a changelog is in a partition. */
@@ -53,6 +74,8 @@ typedef struct GcProgress
 	int64		committed;		/* the next offset, as the ledger has it */
 	int64		reached;		/* the same with what is pending */
 	TimestampTz record_time;	/* of the last record, DT_NOBEGIN = none */
+	GcAnchor	anchor;			/* the last record with what is pending */
+	GcAnchor	committed_anchor;
 } GcProgress;
 
 typedef struct GcIngest
@@ -72,7 +95,13 @@ typedef struct GcIngest
 	bool		moved;			/* positions without records are to be committed */
 	bool		stopped;		/* halted, or its owner must reload */
 	int			failures;		/* transient ones in a row */
+	char	   *failure;		/* the last one's message */
 	TimestampTz retry_at;
+	char	   *halt_reason;	/* it is to halt behind what is pending */
+	int32		halt_partition;
+	int64		halt_offset;
+	char	   *noted;			/* what the catalogue says that it waits for */
+	bool		noted_known;
 	int64		recent;			/* records since the last look at the share of dead letters */
 	int64		recent_dead;
 } GcIngest;
@@ -81,10 +110,37 @@ typedef struct GcTopic
 {
 	uint32		subscription;
 	char	   *name;
-	int			npartitions;
+	int			npartitions;	/* 0 = it cannot be read now */
 	GcPartition *partitions;
 	List	   *ingests;		/* of changelogs that read it */
+	char	   *problem;		/* why it cannot be read now */
+	uint32		question;		/* asked for its partitions, 0 = not now */
+	uint32		anchor_question;	/* asked for a record, 0 = not now */
+	int			anchor_partition;	/* of that question */
+	GcAnchor	anchor_next;	/* becomes that partition's proven one when the answer is right */
 } GcTopic;
+
+/* The worker: all that its parts have in common. */
+typedef struct GcWork
+{
+	Oid			database;
+	Oid			owner;
+	Oid			server;
+	MemoryContext load_context; /* all that was loaded */
+	MemoryContext turn_context; /* of one turn of the loop */
+	GcReader   *reader;
+	List	   *topics;			/* GcTopic */
+	char	   *loaded;			/* what the catalogue said, as a text */
+	uint64		credit;			/* bytes that a partition may have on the way */
+	bool		reload;
+	TimestampTz reload_at;		/* but not before */
+	char	   *server_problem; /* why no broker answers, as the reader says */
+	TimestampTz heard_at;		/* when something of the server's came last */
+	TimestampTz asked_at;		/* when all topics were asked for last */
+	bool		silent;			/* it has no answer, for too long */
+} GcWork;
+
+extern GcWork gc_work;
 
 typedef enum GcOutcome
 {
@@ -100,14 +156,60 @@ typedef enum GcOutcome
  */
 extern GcOutcome gc_ingest_apply(GcIngest *ingest);
 
-/* Halts a changelog and says why. */
-extern void gc_ingest_halt(GcIngest *ingest, int32 partition, int64 offset, const char *reason, const char *hint);
+/* A transaction of the worker's, with a snapshot; the turn's memory context behind its end. */
+extern void gc_ingest_begin(void);
+extern void gc_ingest_commit(void);
 
-/* Says what it waits for; NULL: nothing any more. */
+/* Halts a changelog and says why. */
+extern void gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, const char *reason,
+						   const char *hint);
+
+/* The same for offsets that are gone: lost has partition, first, first that is there; several of them. */
+extern void gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost);
+
+/* Says what it waits for; NULL: nothing any more. Writes only what has changed. */
 extern void gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint);
 
 /* The first row of the ledger of a partition. In a transaction. */
 extern void gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset);
+
+/* ingest_load.c: what the catalogue says, as a text. In a transaction. */
+extern char *gc_ingest_catalogue(void);
+
+/* Loads all anew and sets a reader off. Ends the process when there is nothing to do. */
+extern void gc_ingest_load(void);
+
+/* So many bytes more may be on the way. */
+extern void gc_give_credit(GcPartition *partition, uint64 bytes);
+
+/* What a reader says of a topic's partitions: arrays by partition of low and high, -1 = not known. */
+extern int	gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs);
+
+/* Is this record another one than the anchor? *proven: it is the same one. */
+extern bool gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven);
+extern void gc_anchor_set(GcAnchor *anchor, int64 offset, int64 time_us, uint32 crc);
+
+/* ingest_link.c: waits for the reader, or for what else there is to do, so many milliseconds. */
+extern void gc_ingest_wait(long milliseconds);
+
+/* Takes one frame. */
+extern void gc_ingest_take(GcFrame *frame);
+
+/* Asks; false and *problem when there is no answer, else its frame, behind the trouble. Takes frames meanwhile. */
+extern bool gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, GcFrame *answer,
+						  char **problem);
+
+/* Asks, and leaves the answer to gc_ingest_take; the question's number. */
+extern uint32 gc_ingest_ask_later(GcQuery what, const char *topic, int32 partition, int64 number);
+extern char *gc_frame_string(GcFrame *frame);
+extern int64 gc_string_number(const char *text);
+
+/* ingest_watch.c: asks what is to be asked from time to time, and says why changelogs wait. */
+extern void gc_watch(bool drained);
+extern void gc_watch_changelog(GcIngest *ingest);
+
+/* An answer to what it has asked, behind the trouble; NULL: none, because of a problem. */
+extern void gc_watch_answer(uint32 query, GcFrame *answer, const char *problem);
 
 /* Step of maintenance: starts ingest workers of the owner that are missing. */
 extern void gc_ingest_start(Oid owner);

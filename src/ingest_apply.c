@@ -176,30 +176,36 @@ gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset)
 
 /* Moves the partition on; false when somebody else has. */
 static bool
-advance(Batch *batch, int partition, int64 to_offset)
+advance(Batch *batch, int partition, int64 to_offset, GcAnchor anchor)
 {
 	GcIngest   *ingest = batch->ingest;
 	GcChangelog *changelog = ingest->changelog;
 	GcProgress *progress = &ingest->progress[partition];
 	GcPartition *read = &ingest->topic->partitions[partition];
-	Oid			types[9] = {INT4OID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID};
-	Datum		values[9] = {Int32GetDatum(changelog->changelog_id), Int32GetDatum(changelog->generation),
+	Oid			types[12] = {INT4OID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID,
+	INT8OID, TIMESTAMPTZOID, INT8OID};
+	Datum		values[12] = {Int32GetDatum(changelog->changelog_id), Int32GetDatum(changelog->generation),
 		Int32GetDatum(read->partition), Int64GetDatum(progress->committed), Int64GetDatum(to_offset),
 		Int64GetDatum(Max(read->high, to_offset)), TimestampTzGetDatum(progress->record_time),
-	Int32GetDatum(batch->booked ? 0 : batch->nrows), Int32GetDatum(batch->booked ? 0 : batch->ndead)};
-	char		nulls[10] = "         ";
+		Int32GetDatum(batch->booked ? 0 : batch->nrows), Int32GetDatum(batch->booked ? 0 : batch->ndead),
+		Int64GetDatum(anchor.offset), TimestampTzGetDatum(anchor.time_us - GC_UNIX_EPOCH_US),
+	Int64GetDatum((int64) anchor.crc)};
+	char		nulls[13] = "            ";
 	bool		moved;
 
 	nulls[6] = progress->record_time == DT_NOBEGIN ? 'n' : ' ';
+	nulls[9] = nulls[11] = anchor.offset < 0 ? 'n' : ' ';
+	nulls[10] = anchor.offset < 0 || anchor.time_us == GC_NO_TIMESTAMP ? 'n' : ' ';
 	SPI_connect();
 	gc_catalog_execute("INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset, high,"
-					   " record_time, rows, dead) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9"
+					   " record_time, rows, dead, anchor_offset, anchor_time, anchor_crc)"
+					   " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12"
 					   " FROM guest_context._changelog c WHERE c.changelog_id OPERATOR(pg_catalog.=) $1"
 					   " AND c.generation OPERATOR(pg_catalog.=) $2"
 					   " AND (SELECT l.to_offset FROM guest_context._ledger l WHERE l.changelog_id OPERATOR(pg_catalog.=) $1"
 					   "  AND l.generation OPERATOR(pg_catalog.=) $2 AND l.partition OPERATOR(pg_catalog.=) $3"
 					   "  ORDER BY l.from_offset DESC LIMIT 1) OPERATOR(pg_catalog.=) $4",
-					   9, types, values, nulls, SPI_OK_INSERT);
+					   12, types, values, nulls, SPI_OK_INSERT);
 	moved = SPI_processed == 1;
 	SPI_finish();
 	batch->booked = true;
@@ -216,6 +222,23 @@ reach_of(const GcIngest *ingest, int partition, int nitems)
 		if (ingest->items[i].partition == partition)
 			return ingest->items[i].offset + 1;
 	return ingest->progress[partition].committed;
+}
+
+/* The last record among them, which the partition is to be known by. */
+static GcAnchor
+anchor_of(const GcIngest *ingest, int partition, int nitems)
+{
+	if (nitems == ingest->nitems)
+		return ingest->progress[partition].anchor;
+	for (int i = nitems - 1; i >= 0; i--)
+	{
+		const GcItem *item = &ingest->items[i];
+		GcAnchor	anchor = {.offset = item->offset, .time_us = item->time_us, .crc = item->crc};
+
+		if (item->partition == partition)
+			return anchor;
+	}
+	return ingest->progress[partition].committed_anchor;
 }
 
 /*
@@ -457,11 +480,16 @@ write_batch(Batch *batch, bool careful)
 	GcEntity   *entity = ingest->changelog->entity;
 	GcEntity   *root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
 
-	/* whoever pauses it waits for this batch, and there is none after that */
+	/* whoever pauses or alters it waits for this batch, and there is none as before after that */
 	if (gc_catalog_run(SPI_OK_SELECT,
-					   "SELECT 1 FROM guest_context._changelog_state WHERE changelog_id OPERATOR(pg_catalog.=) $1"
-					   " AND NOT paused AND NOT halted AND database OPERATOR(pg_catalog.=) $2 FOR SHARE", 2,
-					   INT4OID, Int32GetDatum(ingest->changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId)) != 1)
+					   "SELECT 1 FROM guest_context._changelog_state s"
+					   " JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) s.changelog_id"
+					   " JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
+					   " WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted"
+					   " AND s.database OPERATOR(pg_catalog.=) $2"
+					   " AND pg_catalog.concat(c.xmin, '/', e.xmin) OPERATOR(pg_catalog.=) $3 FOR SHARE OF s, c", 3,
+					   INT4OID, Int32GetDatum(ingest->changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
+					   TEXTOID, CStringGetTextDatum(ingest->changelog->row_version)) != 1)
 		return false;
 	LockRelationOid(entity->view, AccessShareLock);
 	gc_entity_check_exists(entity, entity->view);
@@ -475,47 +503,75 @@ write_batch(Batch *batch, bool careful)
 	{
 		int64		to_offset = reach_of(ingest, i, batch->nitems);
 
-		if (to_offset != ingest->progress[i].committed && !advance(batch, i, to_offset))
+		if (to_offset != ingest->progress[i].committed && !advance(batch, i, to_offset, anchor_of(ingest, i, batch->nitems)))
 			return false;
 	}
 	return true;
 }
 
-static void
-begin(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-static void
-commit(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
 void
 gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint)
 {
-	begin();
-	gc_changelog_note(ingest->changelog->changelog_id, false, -1, -1, reason, hint);
-	commit();
-	ingest->changelog->waiting = reason != NULL;
+	if (ingest->noted_known && (reason == NULL) == (ingest->noted == NULL) &&
+		(reason == NULL || strcmp(reason, ingest->noted) == 0))
+		return;
+	gc_ingest_begin();
+	gc_changelog_note(ingest->changelog->changelog_id, GC_HALT_NONE, -1, -1, reason, hint);
+	gc_ingest_commit();
+	if (reason != NULL && ingest->noted == NULL)
+		ereport(LOG,
+				(errmsg("changelog \"%s\" waits: %s", ingest->changelog->name, reason)));
+	else if (reason == NULL && ingest->noted != NULL)
+		ereport(LOG,
+				(errmsg("changelog \"%s\" goes on", ingest->changelog->name)));
+	if (ingest->noted != NULL)
+		pfree(ingest->noted);
+	ingest->noted = reason == NULL ? NULL : MemoryContextStrdup(gc_work.load_context, reason);
+	ingest->noted_known = true;
 }
 
-void
-gc_ingest_halt(GcIngest *ingest, int32 partition, int64 offset, const char *reason, const char *hint)
+static void
+say_halt(GcIngest *ingest, int32 partition, int64 offset, const char *reason)
 {
-	begin();
-	gc_changelog_note(ingest->changelog->changelog_id, true, partition, offset, reason,
-					  hint ? hint : psprintf("SELECT guest_context.resume(%s);", quote_literal_cstr(ingest->changelog->name)));
-	commit();
 	ereport(LOG,
 			(errmsg("changelog \"%s\" has halted: %s", ingest->changelog->name, reason),
 			 partition >= 0 ? errdetail("Partition %d, offset %lld.", partition, (long long) offset) : 0));
 	ingest->stopped = true;
+}
+
+void
+gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, const char *reason, const char *hint)
+{
+	const char *name = quote_literal_cstr(ingest->changelog->name);
+
+	if (hint == NULL && kind == GC_HALT_TOPIC)
+		hint = psprintf("SELECT guest_context.accept_topic(%s, 'reason');", name);
+	else if (hint == NULL && kind == GC_HALT_RECORD && partition >= 0 && offset >= 0)
+		hint = psprintf("SELECT guest_context.skip(%s, %d, %lld, 'reason'), or mend it and SELECT guest_context.resume(%s);",
+						name, partition, (long long) offset, name);
+	else if (hint == NULL)
+		hint = psprintf("SELECT guest_context.resume(%s);", name);
+	gc_ingest_begin();
+	gc_changelog_note(ingest->changelog->changelog_id, kind, partition, offset, reason, hint);
+	gc_ingest_commit();
+	say_halt(ingest, partition, offset, reason);
+}
+
+void
+gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost)
+{
+	GcChangelog *changelog = ingest->changelog;
+	Datum	   *numbers = palloc(sizeof(Datum) * nlost * 3);
+	char	   *reason;
+
+	for (int i = 0; i < nlost * 3; i++)
+		numbers[i] = Int64GetDatum(lost[i]);
+	gc_ingest_begin();
+	reason = gc_changelog_note_lost(changelog,
+									construct_array(numbers, nlost * 3, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	reason = MemoryContextStrdup(gc_work.turn_context, reason);
+	gc_ingest_commit();
+	say_halt(ingest, lost[0], lost[1], reason);
 }
 
 /* Too many records became dead letters: something is wrong with more than a record. */
@@ -541,17 +597,16 @@ failed(GcIngest *ingest, ErrorData *error)
 
 	if (class_of(error->sqlerrcode) != TRANSIENT)
 	{
-		gc_ingest_halt(ingest, first ? ingest->topic->partitions[first->partition].partition : -1,
+		gc_ingest_halt(ingest, GC_HALT_OTHER, first ? ingest->topic->partitions[first->partition].partition : -1,
 					   first ? first->offset : -1, error->message, NULL);
 		return GC_HALTED;
 	}
 	ingest->failures++;
 	ingest->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause);
-	if (!ingest->changelog->waiting)
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("changelog \"%s\" waits: %s", ingest->changelog->name, error->message)));
-	gc_ingest_waits(ingest, error->message, NULL);
+	if (ingest->failure != NULL)
+		pfree(ingest->failure);
+	ingest->failure = MemoryContextStrdup(gc_work.load_context, error->message);
+	gc_watch_changelog(ingest);
 	return GC_WAITS;
 }
 
@@ -569,10 +624,10 @@ gc_ingest_apply(GcIngest *ingest)
 
 		PG_TRY();
 		{
-			begin();
+			gc_ingest_begin();
 			written = write_batch(&batch, careful);
 			if (written)
-				commit();
+				gc_ingest_commit();
 			else
 				AbortCurrentTransaction();
 		}
@@ -596,26 +651,29 @@ gc_ingest_apply(GcIngest *ingest)
 		if (!written)
 			return GC_RELOAD;
 		for (int i = 0; i < ingest->topic->npartitions; i++)
+		{
+			ingest->progress[i].committed_anchor = anchor_of(ingest, i, batch.nitems);
 			ingest->progress[i].committed = reach_of(ingest, i, batch.nitems);
+		}
 		ingest->moved = batch.nitems < ingest->nitems;
 		ingest->failures = 0;
 		if (batch.halt != NULL)
 		{
 			GcItem	   *item = &ingest->items[batch.nitems];
 
-			gc_ingest_halt(ingest, ingest->topic->partitions[item->partition].partition, item->offset, batch.halt, NULL);
+			gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->topic->partitions[item->partition].partition, item->offset, batch.halt, NULL);
 			return GC_HALTED;
 		}
 		if (breaks(ingest, batch.nitems, ndead))
 		{
-			gc_ingest_halt(ingest, -1, -1, "more than half of the last records became dead letters",
+			gc_ingest_halt(ingest, GC_HALT_OTHER, -1, -1, "more than half of the last records became dead letters",
 						   psprintf("SELECT * FROM guest_context.dead_letter WHERE changelog = %s;",
 									quote_literal_cstr(ingest->changelog->name)));
 			return GC_HALTED;
 		}
 		forget_items(ingest, batch.nitems);
-		if (ingest->changelog->waiting)
-			gc_ingest_waits(ingest, NULL, NULL);
+		if (ingest->noted != NULL)
+			gc_watch_changelog(ingest);
 		return GC_DONE;
 	}
 }

@@ -83,9 +83,10 @@ typedef enum GcFrameType
 
 	/*
 	 * uint32 subscription; int32 partition; uint32 epoch; int64 next offset to be read; int64 end of what
-	 * there is, -1 = not known; uint8 at the end. Sent behind the last record before it: at the end of a
-	 * partition, and after a second of records, with any decodings or none. The end is the last stable offset
-	 * at the end of a partition, and the high watermark as last heard of before that.
+	 * there is, -1 = not known; uint8 flags GC_POSITION_... Sent behind the last record before it: at the end of a
+	 * partition, after a second of records, with any decodings or none, and when a transaction at the
+	 * end opens or ends. The end is the last stable offset at the end of a partition, and the high watermark
+	 * as last heard of before that.
 	 */
 	GC_FRAME_POSITION = 'P',
 
@@ -116,6 +117,9 @@ typedef enum GcFrameType
 	/* uint8 syslog level; text */
 	GC_FRAME_LOG = 'L'
 } GcFrameType;
+
+#define GC_POSITION_END		1		/* all has been read that there is now */
+#define GC_POSITION_OPEN	2		/* besides what lies behind the start of an open transaction */
 
 typedef enum GcQuery
 {

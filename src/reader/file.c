@@ -144,17 +144,6 @@ end_of_lines(int fd)
 	return end;
 }
 
-/* Where the first line at or behind an offset begins: the one after a record's offset is inside of that record. */
-static int64
-next_line(int fd, int64 at, int64 end)
-{
-	char		before;
-
-	while (at > 0 && at < end && pread(fd, &before, 1, at - 1) == 1 && before != '\n')
-		at++;
-	return at;
-}
-
 static void
 lines_begin(LineReader *lines, int fd, int64 at)
 {
@@ -365,6 +354,36 @@ file_start(const GcSettings *settings, char *text, size_t size)
 	return true;
 }
 
+/*
+ * Where to begin for an offset: a line's own, or that plus one, which is how a position behind a record is told
+ * before the next one has come: the line behind it. -1: in the middle of a line.
+ */
+static int64
+begin_at(int fd, int64 offset)
+{
+	char		before;
+	char		bytes[4096];
+	ssize_t		n;
+
+	if (offset == 0)
+		return 0;
+	if (pread(fd, &before, 1, offset - 1) != 1)
+		return -1;
+	if (before == '\n')
+		return offset;
+	if (offset > 1 && (pread(fd, &before, 1, offset - 2) != 1 || before != '\n'))
+		return -1;
+	while ((n = pread(fd, bytes, sizeof(bytes), offset)) > 0)
+	{
+		const char *end = memchr(bytes, '\n', (size_t) n);
+
+		if (end != NULL)
+			return offset + (end - bytes) + 1;
+		offset += n;
+	}
+	return -1;
+}
+
 static void
 file_assign(GcPart *part)
 {
@@ -372,19 +391,20 @@ file_assign(GcPart *part)
 	int			fd = open_partition(part->subscription->topic, part->partition);
 	int			err = errno;
 	int64		end = fd < 0 ? -1 : end_of_lines(fd);
+	int64		begin = fd < 0 || part->taken > end ? part->taken : begin_at(fd, part->taken);
 
 	part->state = file;
 	part->assigned = true;
 	reading = pg_realloc(reading, (nreading + 1) * sizeof(GcPart *));
 	reading[nreading++] = part;
-	lines_begin(&file->lines, fd, part->taken);
+	lines_begin(&file->lines, fd, Max(begin, part->taken));
 	if (fd < 0)
 		gc_part_trouble(part, trouble_of(err) == GC_TROUBLE_TRANSIENT ? GC_TROUBLE_UNREADABLE : trouble_of(err),
 						part->taken, strerror(err));
 	else if (part->taken > end)
 		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "offset is behind the end of the file");
-	else
-		lines_begin(&file->lines, fd, next_line(fd, part->taken, end));
+	else if (begin < 0)
+		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "no line of the file begins at this offset");
 }
 
 static void
@@ -398,7 +418,7 @@ file_unassign(GcPart *part)
 	lines_end(&file->lines);
 	pg_free(file);
 	part->state = NULL;
-	part->assigned = part->paused = false;
+	part->assigned = false;
 }
 
 static void

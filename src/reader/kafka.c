@@ -483,6 +483,7 @@ const GcSource gc_kafka_source = {
 	.fill = kafka_fill,
 	.release = kafka_release,
 	.end = kafka_end,
+	.transactions = true,
 	.commit = kafka_commit,
 	.stop = kafka_stop,
 	.query = gc_kafka_query,

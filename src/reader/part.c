@@ -57,7 +57,11 @@ static void
 tell_position(GcPart *part)
 {
 	bool		at_end = part->end_at >= 0 && part->position >= part->end_at;
-	int64		end = at_end ? part->end_at : source->end(part);
+	int64		end = source->end(part);
+	bool		open = source->transactions && at_end && end > part->end_at;
+
+	if (at_end && !open)
+		end = part->end_at;
 
 	gc_frame_begin(&gc_out, GC_FRAME_POSITION);
 	gc_frame_put_u32(&gc_out, part->subscription->id);
@@ -65,8 +69,9 @@ tell_position(GcPart *part)
 	gc_frame_put_u32(&gc_out, part->epoch);
 	gc_frame_put_u64(&gc_out, (uint64) part->position);
 	gc_frame_put_u64(&gc_out, (uint64) (end < 0 ? -1 : Max(end, part->position)));
-	gc_frame_put_u8(&gc_out, at_end);
+	gc_frame_put_u8(&gc_out, (at_end ? GC_POSITION_END : 0) | (open ? GC_POSITION_OPEN : 0));
 	gc_frame_finish(&gc_out);
+	part->open_told = open;
 	part->told = part->position;
 	part->told_at = gc_now();
 	part->end_told = at_end;
@@ -575,6 +580,10 @@ gc_parts_tick(void)
 		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && nchecks == 0 &&
 			gc_loop_is_up() && !gc_out_full() && is_waiting(part))
 			doubt(part);
+		/* at the end, but not at the partition's: somebody's transaction is open, or was */
+		if (source->transactions && part->end_told && part->active && part->position <= part->told && now - part->told_at >= TELL_MS &&
+			(source->end(part) > part->end_at) != part->open_told)
+			tell_position(part);
 		if (part->position <= part->told)
 			continue;
 		if (now - part->told_at >= TELL_MS)

@@ -78,6 +78,7 @@ typedef struct GcPart
 	int64		told_at;		/* when, in ms */
 	int64		end_at;			/* the partition's end as the source met it, -1 = there is more to read */
 	bool		end_told;
+	bool		open_told;		/* with an open transaction behind it */
 	GcTrouble	trouble;		/* told last, or to be told once nothing is held any more */
 	bool		trouble_due;
 	bool		truncated;		/* OUT_OF_RANGE: the log has another history, whatever its range */
@@ -178,6 +179,7 @@ typedef struct GcSource
 
 	/* The end as it was last heard of, or -1. */
 	int64		(*end) (GcPart *part);
+	bool		transactions;	/* end may lie behind what can be read */
 
 	/* Sends part->commit of all partitions of the list that have one; false = not now. */
 	bool		(*commit) (GcPart *parts);

@@ -153,11 +153,9 @@ test_file_faults(void)
 
 	append_to("faults", 0, LINE1 LINE2);
 	say_subscribe(reader, 1, "faults", 1, NULL, GC_ENVELOPE_PLAIN);
-	/* inside of a line, as behind the offset of its record: on with the next one */
 	say_assign(reader, 1, 0, 1, 5);
-	say_credit(reader, 1, 0, 1, MB);
-	event = reader_wait(reader, GC_FRAME_RECORD, 3000);
-	CHECK(event && event->offset == strlen(LINE1));
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_OUT_OF_RANGE && event->offset == 5);
 	say_assign(reader, 1, 0, 2, 100000);
 	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
 	CHECK(event && event->trouble == GC_TROUBLE_OUT_OF_RANGE && event->high == strlen(LINE1 LINE2));

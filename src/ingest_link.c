@@ -1,0 +1,582 @@
+/*
+ * ingest_link.c: what the ingest worker and its reader say to each other.
+ *
+ * Frames of records become items of the changelogs that they are for, positions and troubles change what
+ * is known of partitions. Nothing is applied here. Questions come in two kinds: gc_ingest_ask() waits for
+ * the answer and is for loading only; gc_ingest_ask_later() does not, and is for looking after
+ * a server that may have fallen silent.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/pg_crc32c.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "ingest.h"
+#include "launcher.h"
+
+#define ANSWER_MS			10000
+#define TRIES				3	/* at a range that looks right and is refused */
+
+/* Waits for the reader, or for what else there is to do, so many milliseconds. */
+void
+gc_ingest_wait(long milliseconds)
+{
+	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | WL_SOCKET_READABLE;
+
+	if (gc_work.reader->out.len > 0)
+		events |= WL_SOCKET_WRITEABLE;
+	(void) WaitLatchOrSocket(MyLatch, events, gc_work.reader->socket, milliseconds, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+say_log(GcFrame *frame)
+{
+	size_t		len;
+	uint8		level = gc_frame_get_u8(frame);
+	const char *text = gc_frame_get_text(frame, &len);
+
+	if (text != NULL)
+		ereport(level <= 3 ? LOG : DEBUG1, (errmsg("guest_context reader: %.*s", (int) len, text)));
+}
+
+char *
+gc_frame_string(GcFrame *frame)
+{
+	size_t		len;
+	const char *text = gc_frame_get_text(frame, &len);
+
+	return text == NULL ? NULL : pnstrdup(text, len);
+}
+
+static void
+server_state(GcFrame *frame)
+{
+	uint8		state = gc_frame_get_u8(frame);
+	char	   *text = gc_frame_string(frame);
+	MemoryContext caller = MemoryContextSwitchTo(gc_work.load_context);
+
+	if (gc_work.server_problem != NULL)
+		pfree(gc_work.server_problem);
+	gc_work.server_problem = NULL;
+	if (state != GC_SERVER_UP)
+		gc_work.server_problem = psprintf("%s: %s", state == GC_SERVER_AUTHENTICATION ? "the server refuses the login" :
+										  state == GC_SERVER_FAILED ? "the reader cannot go on" :
+										  "no broker can be reached", text ? text : "");
+	MemoryContextSwitchTo(caller);
+}
+
+static uint32 last_query = 0;
+
+uint32
+gc_ingest_ask_later(GcQuery what, const char *topic, int32 partition, int64 number)
+{
+	GcFrameBuffer *out = &gc_work.reader->out;
+
+	if (++last_query == 0)
+		last_query = 1;
+	gc_frame_begin(out, GC_FRAME_QUERY);
+	gc_frame_put_u32(out, last_query);
+	gc_frame_put_u8(out, what);
+	gc_frame_put_u32(out, ANSWER_MS);
+	gc_frame_put_string(out, topic);
+	gc_frame_put_u32(out, partition);
+	gc_frame_put_u64(out, number);
+	gc_frame_finish(out);
+	return last_query;
+}
+
+/* Past ok, text and trouble of an answer. */
+static bool
+read_answer(GcFrame *answer, char **problem)
+{
+	bool		ok = gc_frame_get_u8(answer);
+	char	   *text = gc_frame_string(answer);
+
+	(void) gc_frame_get_u8(answer);
+	*problem = text ? text : pstrdup("unknown");
+	return ok;
+}
+
+bool
+gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, GcFrame *answer, char **problem)
+{
+	uint32		query = gc_ingest_ask_later(what, topic, partition, number);
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ANSWER_MS + 1000);
+
+	for (;;)
+	{
+		gc_reader_pump(gc_work.reader);
+		while (gc_reader_next(gc_work.reader, answer))
+		{
+			if (answer->type != GC_FRAME_ANSWER)
+				gc_ingest_take(answer);
+			else if (gc_frame_get_u32(answer) == query)
+				return read_answer(answer, problem);
+		}
+		if (gc_work.reader->closed)
+			*problem = psprintf("the reader %s", gc_reader_death(gc_work.reader));
+		else if (GetCurrentTimestamp() > until)
+			*problem = pstrdup("no answer in time");
+		else
+		{
+			gc_ingest_wait(100);
+			if (gc_database_wanted(MyDatabaseId))
+				proc_exit(0);
+			continue;
+		}
+		return false;
+	}
+}
+
+int64
+gc_string_number(const char *text)
+{
+	return text == NULL ? -1 : strtoll(text, NULL, 10);
+}
+
+/*
+ * Records
+ */
+
+static GcTopic *
+topic_by_number(uint32 subscription)
+{
+	return subscription >= 1 && subscription <= list_length(gc_work.topics) ? list_nth(gc_work.topics, subscription - 1) : NULL;
+}
+
+/* The partition that a frame is about; NULL when it is stale. */
+static GcPartition *
+partition_of(GcFrame *frame, GcTopic **topic)
+{
+	uint32		subscription = gc_frame_get_u32(frame);
+	int32		partition = gc_frame_get_u32(frame);
+	uint32		of_epoch = gc_frame_get_u32(frame);
+
+	*topic = topic_by_number(subscription);
+	if (*topic == NULL || partition < 0 || partition >= (*topic)->npartitions ||
+		(*topic)->partitions[partition].epoch != of_epoch)
+		return NULL;
+	return &(*topic)->partitions[partition];
+}
+
+static char *
+keep_text(MemoryContext context, GcFrame *frame, size_t *len)
+{
+	const char *text = gc_frame_get_text(frame, len);
+	char	   *copy;
+
+	if (text == NULL)
+		return NULL;
+	copy = MemoryContextAllocHuge(context, *len + 1);
+	memcpy(copy, text, *len);
+	copy[*len] = '\0';
+	return copy;
+}
+
+static void
+keep_error(GcFrame *frame, char *to, size_t room)
+{
+	size_t		len;
+	const char *text = gc_frame_get_text(frame, &len);
+
+	if (text == NULL)
+		len = 0;
+	len = Min(len, room - 1);
+	memcpy(to, text ? text : "", len);
+	to[len] = '\0';
+}
+
+static GcIngest *
+ingest_of(GcTopic *topic, int32 changelog_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, topic->ingests)
+		if (((GcIngest *) lfirst(lc))->changelog->changelog_id == changelog_id)
+			return lfirst(lc);
+	return NULL;
+}
+
+static GcItem *
+new_item(GcIngest *ingest)
+{
+	if (ingest->nitems == ingest->room)
+	{
+		ingest->room = Max(64, ingest->room * 2);
+		ingest->items = ingest->items == NULL ?
+			MemoryContextAllocHuge(ingest->pending, sizeof(GcItem) * ingest->room) :
+			repalloc_huge(ingest->items, sizeof(GcItem) * ingest->room);
+	}
+	memset(&ingest->items[ingest->nitems], 0, sizeof(GcItem));
+	return &ingest->items[ingest->nitems];
+}
+
+/* What the decoder made of the record, into the item, or past it where there is none. */
+static void
+read_decoding(GcFrame *frame, GcIngest *ingest, GcItem *item, GcDecodeStatus status)
+{
+	MemoryContext context = ingest ? ingest->pending : CurrentMemoryContext;
+
+	if (status == GC_DECODE_UPSERT || status == GC_DECODE_TOMBSTONE)
+	{
+		uint32		ncolumns;
+		GcField    *fields;
+
+		item->version_us = gc_frame_get_u64(frame);
+		ncolumns = gc_frame_get_u32(frame);
+		if (frame->bad || (ingest && ncolumns != ingest->spec->ncolumns))
+		{
+			frame->bad = true;
+			return;
+		}
+		fields = MemoryContextAllocZero(context, sizeof(GcField) * ncolumns);
+		for (uint32 i = 0; i < ncolumns && !frame->bad; i++)
+		{
+			fields[i].state = gc_frame_get_u8(frame);
+			if (fields[i].state == GC_FIELD_TEXT)
+				fields[i].text = keep_text(context, frame, &fields[i].len);
+			if (fields[i].state > GC_FIELD_TEXT || (fields[i].state == GC_FIELD_TEXT && fields[i].text == NULL))
+				frame->bad = true;
+		}
+		item->fields = fields;
+	}
+	else if (status == GC_DECODE_BAD || status == GC_DECODE_HALT)
+	{
+		GcDecodeError *error = MemoryContextAllocZero(context, sizeof(GcDecodeError));
+
+		keep_error(frame, error->sqlstate, sizeof(error->sqlstate));
+		keep_error(frame, error->message, sizeof(error->message));
+		keep_error(frame, error->detail, sizeof(error->detail));
+		keep_error(frame, error->hint, sizeof(error->hint));
+		item->error = error;
+	}
+	else
+		frame->bad = true;
+	item->status = status;
+}
+
+/* The raw record, read again from the frame for each changelog that keeps it. */
+static void
+read_raw(GcFrame *frame, MemoryContext context, GcItem *item)
+{
+	uint32		nheaders;
+
+	item->key = keep_text(context, frame, &item->key_len);
+	item->value = keep_text(context, frame, &item->value_len);
+	nheaders = gc_frame_get_u32(frame);
+	if (frame->bad || nheaders > (frame->end - frame->at) / 8)
+	{
+		frame->bad = true;
+		return;
+	}
+	item->nheaders = nheaders;
+	item->headers = MemoryContextAllocZero(context, sizeof(GcHeader) * (nheaders + 1));
+	for (uint32 i = 0; i < nheaders && !frame->bad; i++)
+	{
+		size_t		len;
+
+		item->headers[i].name = keep_text(context, frame, &len);
+		item->headers[i].value = keep_text(context, frame, &item->headers[i].value_len);
+		if (item->headers[i].name == NULL)
+			frame->bad = true;
+	}
+}
+
+/* The same without keeping it; returns the CRC of key and value, as the reader counts it. */
+static uint32
+skip_raw(GcFrame *frame)
+{
+	size_t		len;
+	uint32		nheaders;
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	for (int i = 0; i < 2; i++)
+	{
+		const char *text = gc_frame_get_text(frame, &len);
+
+		if (text != NULL)
+			COMP_CRC32C(crc, text, len);
+	}
+	FIN_CRC32C(crc);
+	nheaders = gc_frame_get_u32(frame);
+	for (uint32 i = 0; i < nheaders && !frame->bad; i++)
+	{
+		(void) gc_frame_get_text(frame, &len);
+		(void) gc_frame_get_text(frame, &len);
+	}
+	return crc;
+}
+
+static void
+broken_frame(const GcFrame *frame)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("the reader has sent a frame of type \"%c\" that cannot be read", frame->type)));
+}
+
+/* Something has come of a partition. */
+static void
+heard_of(GcPartition *partition, int64 reached)
+{
+	partition->reached = Max(partition->reached, reached);
+	partition->behind_since = 0;
+	if (partition->problem != NULL)
+		pfree(partition->problem);
+	partition->problem = NULL;
+}
+
+static void
+take_record(GcFrame *frame)
+{
+	uint32		bytes = frame->end - frame->at;
+	GcTopic    *topic;
+	GcPartition *partition = partition_of(frame, &topic);
+	int64		offset;
+	int64		time_us;
+	uint32		crc;
+	GcFrame		raw;
+	uint32		ndecodings;
+	GcCredit   *owed;
+	ListCell   *lc;
+	int			index;
+
+	if (partition == NULL)
+		return;
+	index = partition->partition;
+	offset = gc_frame_get_u64(frame);
+	time_us = gc_frame_get_u64(frame);
+	raw = *frame;
+	crc = skip_raw(frame);
+	ndecodings = gc_frame_get_u32(frame);
+	owed = MemoryContextAlloc(gc_work.load_context, sizeof(GcCredit));
+	owed->partition = partition;
+	owed->bytes = bytes;
+	owed->users = 1;			/* this function */
+	for (uint32 i = 0; i < ndecodings && !frame->bad; i++)
+	{
+		GcIngest   *ingest = ingest_of(topic, gc_frame_get_u32(frame));
+		GcDecodeStatus status = gc_frame_get_u8(frame);
+		GcItem		nobodys = {0};
+		GcItem	   *item = &nobodys;
+		GcFrame		again = raw;
+
+		if (ingest != NULL && (ingest->stopped || offset < ingest->progress[index].reached))
+			ingest = NULL;		/* it has it already */
+		if (ingest != NULL)
+			item = new_item(ingest);
+		read_decoding(frame, ingest, item, status);
+		if (ingest == NULL || frame->bad)
+			continue;
+		read_raw(&again, ingest->pending, item);
+		item->partition = index;
+		item->offset = offset;
+		item->time_us = time_us;
+		item->crc = crc;
+		item->credit = owed;
+		owed->users++;
+		ingest->nitems++;
+		ingest->bytes += bytes;
+	}
+	if (!gc_frame_end(frame))
+		broken_frame(frame);
+	heard_of(partition, offset + 1);
+	gc_anchor_set(&partition->anchor, offset, time_us, crc);
+	if (partition->proven.offset < 0)
+		partition->proven = partition->anchor;
+	foreach(lc, topic->ingests)
+	{
+		GcIngest   *ingest = lfirst(lc);
+
+		if (ingest->stopped || offset < ingest->progress[index].reached)
+			continue;
+		ingest->progress[index].reached = offset + 1;
+		ingest->progress[index].anchor = partition->anchor;
+		if (time_us != GC_NO_TIMESTAMP)
+			ingest->progress[index].record_time = time_us - GC_UNIX_EPOCH_US;
+		ingest->moved = true;
+	}
+	if (--owed->users == 0)
+	{
+		partition->owed += owed->bytes;
+		pfree(owed);
+	}
+}
+
+/* The reader has read so far, records or not. */
+static void
+take_position(GcFrame *frame)
+{
+	GcTopic    *topic;
+	GcPartition *partition = partition_of(frame, &topic);
+	int64		position;
+	int64		high;
+	uint8		flags;
+	ListCell   *lc;
+
+	if (partition == NULL)
+		return;
+	position = gc_frame_get_u64(frame);
+	high = gc_frame_get_u64(frame);
+	flags = gc_frame_get_u8(frame);
+	if (!gc_frame_end(frame))
+		broken_frame(frame);
+	if (high >= 0)
+		partition->high = high;
+	heard_of(partition, position);
+	if ((flags & GC_POSITION_OPEN) == 0)
+		partition->open_since = 0;
+	else if (partition->open_since == 0)
+		partition->open_since = GetCurrentTimestamp();
+	foreach(lc, topic->ingests)
+	{
+		GcIngest   *ingest = lfirst(lc);
+		GcProgress *progress = &ingest->progress[partition->partition];
+
+		if (ingest->stopped)
+			continue;
+		if (position <= progress->reached)
+			continue;
+		progress->reached = position;
+		ingest->moved = true;
+	}
+}
+
+/* The last trouble that made all be loaded anew. */
+static struct
+{
+	char		topic[256];
+	int32		partition;
+	int64		offset;
+	int			times;
+}			again;
+
+/* The changelogs of a topic halt at a record, once what came before it has been applied. */
+static void
+halt_all(GcTopic *topic, int32 partition, int64 offset, const char *text)
+{
+	ListCell   *lc;
+
+	foreach(lc, topic->ingests)
+	{
+		GcIngest   *ingest = lfirst(lc);
+
+		if (ingest->stopped || ingest->halt_reason != NULL)
+			continue;
+		ingest->halt_reason = MemoryContextStrdup(gc_work.load_context,
+												  psprintf("unreadable: %s", text ? text : "unknown trouble"));
+		ingest->halt_partition = partition;
+		ingest->halt_offset = offset;
+	}
+}
+
+static void
+take_trouble(GcFrame *frame)
+{
+	uint32		subscription = gc_frame_get_u32(frame);
+	int32		partition = gc_frame_get_u32(frame);
+	uint32		of_epoch = gc_frame_get_u32(frame);
+	GcTrouble	trouble = gc_frame_get_u8(frame);
+	int64		offset = gc_frame_get_u64(frame);
+	char	   *text;
+	GcTopic    *topic = topic_by_number(subscription);
+
+	(void) gc_frame_get_u64(frame); /* low and high: they are asked for anew */
+	(void) gc_frame_get_u64(frame);
+	text = gc_frame_string(frame);
+	if (!gc_frame_end(frame))
+		broken_frame(frame);
+	if (topic == NULL || (partition >= 0 && (partition >= topic->npartitions || topic->partitions[partition].epoch != of_epoch)))
+		return;
+	if (partition >= 0)
+	{
+		GcPartition *of = &topic->partitions[partition];
+
+		if (of->problem != NULL)
+			pfree(of->problem);
+		of->problem = MemoryContextStrdup(gc_work.load_context, text ? text : "unknown trouble");
+	}
+	if (trouble == GC_TROUBLE_TRANSIENT)
+		return;
+	/* what is wrong with a range or a topic is found by loading, with each changelog's own position */
+	if (trouble == GC_TROUBLE_UNREADABLE || trouble == GC_TROUBLE_TOO_LARGE)
+	{
+		halt_all(topic, partition, offset, text);
+		return;
+	}
+	if (gc_work.reload)
+		return;
+	gc_work.reload = true;
+
+	/* loading finds what is wrong; where it finds nothing, again and again, there is no way on */
+	if (strcmp(again.topic, topic->name) == 0 && again.partition == partition && again.offset == offset)
+		again.times++;
+	else
+		again.times = 1;
+	strlcpy(again.topic, topic->name, sizeof(again.topic));
+	again.partition = partition;
+	again.offset = offset;
+	gc_work.reload_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 250 * (INT64CONST(1) << Min(again.times, 5)));
+	if (again.times <= TRIES || trouble != GC_TROUBLE_OUT_OF_RANGE)
+		return;
+	gc_work.reload = false;
+	halt_all(topic, partition, offset, text);
+}
+
+/* To gc_ingest_ask_later, or one that came too late. */
+static void
+take_answer(GcFrame *frame)
+{
+	uint32		query = gc_frame_get_u32(frame);
+	char	   *problem;
+	bool		ok = read_answer(frame, &problem);
+
+	gc_watch_answer(query, ok ? frame : NULL, problem);
+}
+
+void
+gc_ingest_take(GcFrame *frame)
+{
+	if (frame->type == GC_FRAME_RECORD || frame->type == GC_FRAME_POSITION)
+		gc_work.heard_at = GetCurrentTimestamp();
+	switch (frame->type)
+	{
+		case GC_FRAME_RECORD:
+			take_record(frame);
+			break;
+		case GC_FRAME_POSITION:
+			take_position(frame);
+			break;
+		case GC_FRAME_TROUBLE:
+			take_trouble(frame);
+			break;
+		case GC_FRAME_SERVER:
+			server_state(frame);
+			break;
+		case GC_FRAME_LOG:
+			say_log(frame);
+			break;
+		case GC_FRAME_HELLO:
+			if (gc_frame_get_u32(frame) != GC_PROTOCOL)
+				ereport(ERROR,
+						(errcode(ERRCODE_PROTOCOL_VIOLATION),
+						 errmsg("the reader program is of another version than the library"),
+						 errhint("Restart the server after an upgrade.")));
+			break;
+		case GC_FRAME_ANSWER:
+			take_answer(frame);
+			break;
+		default:				/* what has no meaning here */
+			break;
+	}
+}
+

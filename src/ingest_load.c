@@ -1,0 +1,572 @@
+/*
+ * ingest_load.c: what an ingest worker works on, and where it goes on.
+ *
+ * gc_ingest_load() reads the catalogue, starts a reader, asks it for the topics' partitions, and finds the
+ * position of each changelog in each of them. It is the one place that compares positions with what the
+ * server has, so whatever is wrong with a topic is found here, at start and after
+ * every trouble: a position below the first offset is data loss, one behind the end or an anchor that has become
+ * another record is a replaced topic; both halt the changelog and say which verb goes on. A topic that
+ * does not answer, or that is not there, is left out and waited for.
+ *
+ * In the worker of ingest.c, at top level.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "foreign/foreign.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "guest_context.h"
+#include "ingest.h"
+#include "launcher.h"
+
+#define LEAST_CREDIT		(256 * 1024)
+
+static uint32 epoch = 0;
+
+/* The server's name, NULL when it has been dropped. In a transaction. */
+static char *
+server_name(void)
+{
+	ForeignServer *server = GetForeignServerExtended(gc_work.server, FSV_MISSING_OK);
+
+	return server == NULL ? NULL : server->servername;
+}
+
+/* What the worker works on, as a text: another one means that it must load anew. In a transaction. */
+char *
+gc_ingest_catalogue(void)
+{
+	Oid			types[3] = {OIDOID, OIDOID, TEXTOID};
+	char	   *name = server_name();
+	Datum		values[3] = {ObjectIdGetDatum(gc_work.owner), ObjectIdGetDatum(MyDatabaseId),
+	name ? CStringGetTextDatum(name) : (Datum) 0};
+	char	   *text = NULL;
+	MemoryContext caller = CurrentMemoryContext;
+
+	if (name == NULL)
+		return pstrdup("");
+	SPI_connect();
+	gc_catalog_execute("SELECT pg_catalog.string_agg(pg_catalog.concat_ws('|', c.changelog_id, c.generation, c.topic, c.source,"
+					   " c.envelope, c.mapping, c.filter, c.on_error, e.mapping, e.shape_columns), '/' ORDER BY c.changelog_id)"
+					   " FROM guest_context._changelog c"
+					   " JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+					   " JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
+					   " JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) e.versions"
+					   " WHERE t.relowner OPERATOR(pg_catalog.=) $1 AND s.database OPERATOR(pg_catalog.=) $2"
+					   " AND c.server OPERATOR(pg_catalog.=) $3 AND NOT s.paused AND NOT s.halted",
+					   3, types, values, NULL, SPI_OK_SELECT);
+	text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	text = MemoryContextStrdup(caller, text ? text : "");
+	SPI_finish();
+	return text;
+}
+
+static GcTopic *
+topic_of(const char *name)
+{
+	GcTopic    *topic;
+	ListCell   *lc;
+
+	foreach(lc, gc_work.topics)
+		if (strcmp(((GcTopic *) lfirst(lc))->name, name) == 0)
+			return lfirst(lc);
+	topic = palloc0(sizeof(GcTopic));
+	topic->subscription = list_length(gc_work.topics) + 1;
+	topic->name = pstrdup(name);
+	topic->anchor_partition = -1;
+	gc_work.topics = lappend(gc_work.topics, topic);
+	return topic;
+}
+
+/* In a transaction, with gc_work.load_context current. */
+static void
+load_changelogs(const char *server)
+{
+	ListCell   *lc;
+
+	foreach(lc, gc_changelogs_at(gc_work.owner, server))
+	{
+		GcIngest   *ingest = palloc0(sizeof(GcIngest));
+
+		ingest->changelog = lfirst(lc);
+		ingest->topic = topic_of(ingest->changelog->topic);
+		ingest->spec = gc_changelog_spec(ingest->changelog);
+		ingest->rows = gc_rows_create(ingest->changelog->entity, ingest->spec);
+		ingest->key_columns = palloc(sizeof(int) * ingest->spec->ncolumns);
+		for (int i = 0; i < ingest->spec->ncolumns; i++)
+			if (ingest->spec->columns[i].is_key)
+				ingest->key_columns[ingest->nkeys++] = i;
+		ingest->pending = AllocSetContextCreate(gc_work.load_context, "guest_context pending records", ALLOCSET_DEFAULT_SIZES);
+		ingest->topic->ingests = lappend(ingest->topic->ingests, ingest);
+	}
+}
+
+static void
+unload(void)
+{
+	if (gc_work.reader != NULL)
+		gc_reader_stop(gc_work.reader);
+	gc_work.reader = NULL;
+	gc_work.topics = NIL;
+	gc_work.loaded = NULL;
+	gc_work.server_problem = NULL;
+	gc_work.silent = false;
+	MemoryContextReset(gc_work.load_context);
+}
+
+/*
+ * Positions
+ */
+
+/* What the reader says of a topic's partitions: arrays by partition of low and high. */
+int
+gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs)
+{
+	uint32		nrows = gc_frame_get_u32(answer);
+	uint32		ncolumns = gc_frame_get_u32(answer);
+	int			npartitions = 0;
+
+	*lows = palloc0(sizeof(int64) * (nrows + 1));
+	*highs = palloc0(sizeof(int64) * (nrows + 1));
+	for (uint32 i = 0; i < nrows && !answer->bad; i++)
+	{
+		char	   *columns[4] = {NULL};
+
+		for (uint32 j = 0; j < ncolumns; j++)
+		{
+			char	   *text = gc_frame_string(answer);
+
+			if (j < 4)
+				columns[j] = text;
+		}
+		if (gc_string_number(columns[1]) >= 0 && gc_string_number(columns[1]) < nrows)
+		{
+			int			partition = gc_string_number(columns[1]);
+
+			(*lows)[partition] = gc_string_number(columns[2]);
+			(*highs)[partition] = gc_string_number(columns[3]);
+			npartitions = Max(npartitions, partition + 1);
+		}
+	}
+	return npartitions;
+}
+
+/* Where a partition that has no position begins; -1 and *problem when that cannot be told. */
+static int64
+start_of(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, char **problem)
+{
+	GcStart		start;
+	GcFrame		answer;
+	int64		offset;
+
+	gc_start_parse(ingest->changelog->start, &start);
+	if (is_new || start.kind == GC_START_EARLIEST)
+		return low;
+	if (start.kind == GC_START_LATEST)
+		return high;
+	if (start.kind == GC_START_OFFSETS)
+	{
+		for (int i = 0; i < start.noffsets; i++)
+			if (start.partitions[i] == partition)
+				return start.offsets[i];
+		return low;
+	}
+	if (!gc_ingest_ask(GC_QUERY_OFFSET, ingest->topic->name, partition, start.time_us, &answer, problem))
+		return -1;
+	if (gc_frame_get_u32(&answer) < 1)
+		return high;
+	(void) gc_frame_get_u32(&answer);
+	offset = gc_string_number(gc_frame_string(&answer));
+	return offset < 0 ? high : offset;
+}
+
+/* What the ledger has of a partition. */
+typedef struct Position
+{
+	int64		offset;			/* -1 = nothing */
+	GcAnchor	anchors[2];		/* the newest, and the oldest that is kept */
+} Position;
+
+static GcAnchor
+read_anchor(HeapTuple row, TupleDesc desc, int column)
+{
+	GcAnchor	anchor = {.offset = -1};
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, desc, column, &isnull);
+
+	if (isnull)
+		return anchor;
+	anchor.offset = DatumGetInt64(value);
+	value = SPI_getbinval(row, desc, column + 1, &isnull);
+	anchor.time_us = isnull ? GC_NO_TIMESTAMP : DatumGetTimestampTz(value) + GC_UNIX_EPOCH_US;
+	anchor.crc = (uint32) DatumGetInt64(SPI_getbinval(row, desc, column + 2, &isnull));
+	return anchor;
+}
+
+/* The positions that the ledger has, by partition. Returns how many it has. In a transaction. */
+static int
+read_positions(GcIngest *ingest, Position *positions, const int64 *lows)
+{
+	int			npartitions = ingest->topic->npartitions;
+	Oid			types[2] = {INT4OID, INT8ARRAYOID};
+	Datum	   *numbers = palloc(sizeof(Datum) * npartitions);
+	Datum		values[2] = {Int32GetDatum(ingest->changelog->changelog_id)};
+	int			known = 0;
+
+	for (int i = 0; i < npartitions; i++)
+		numbers[i] = Int64GetDatum(lows[i]);
+	values[1] = PointerGetDatum(construct_array(numbers, npartitions, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	SPI_connect();
+	gc_catalog_execute("SELECT p.partition, p.to_offset, p.anchor_offset, p.anchor_time, p.anchor_crc,"
+					   " o.anchor_offset, o.anchor_time, o.anchor_crc"
+					   " FROM guest_context._position p"
+					   " LEFT JOIN LATERAL (SELECT l.* FROM guest_context._ledger l"
+					   "  WHERE l.changelog_id OPERATOR(pg_catalog.=) p.changelog_id AND l.generation OPERATOR(pg_catalog.=) p.generation"
+					   "  AND l.partition OPERATOR(pg_catalog.=) p.partition"
+					   "  AND l.anchor_offset OPERATOR(pg_catalog.>=) ($2)[p.partition OPERATOR(pg_catalog.+) 1]"
+					   "  ORDER BY l.from_offset LIMIT 1) o ON true"
+					   " WHERE p.changelog_id OPERATOR(pg_catalog.=) $1",
+					   2, types, values, NULL, SPI_OK_SELECT);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		int32		partition = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+
+		known = Max(known, partition + 1);
+		if (partition >= npartitions)
+			continue;
+		positions[partition].offset = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
+		positions[partition].anchors[0] = read_anchor(row, desc, 3);
+		positions[partition].anchors[1] = read_anchor(row, desc, 6);
+	}
+	SPI_finish();
+	return known;
+}
+
+/*
+ * Anchors
+ */
+
+void
+gc_anchor_set(GcAnchor *anchor, int64 offset, int64 time_us, uint32 crc)
+{
+	anchor->offset = offset;
+	anchor->time_us = time_us;
+	anchor->crc = crc;
+}
+
+bool
+gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven)
+{
+	uint32		nrows = gc_frame_get_u32(answer);
+	int64		offset;
+	char	   *time;
+	char	   *crc;
+	int64		time_us = GC_NO_TIMESTAMP;
+
+	*proven = false;
+	(void) gc_frame_get_u32(answer);
+	if (nrows < 1)
+		return false;
+	offset = gc_string_number(gc_frame_string(answer));
+	time = gc_frame_string(answer);
+	crc = gc_frame_string(answer);
+	if (answer->bad || crc == NULL || offset != anchor->offset)
+		return false;			/* compaction or retention took it */
+	if (time != NULL)
+		time_us = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(time), ObjectIdGetDatum(InvalidOid),
+														  Int32GetDatum(-1))) + GC_UNIX_EPOCH_US;
+
+	/* a time that no text can have is none in the answer */
+	*proven = (uint32) gc_string_number(crc) == anchor->crc && (time == NULL || time_us == anchor->time_us);
+	return !*proven;
+}
+
+/* Is the topic the one that the position is of? Halts it when not; false: it cannot be told now. */
+static bool
+check_anchors(GcIngest *ingest, int partition, const Position *position, char **problem)
+{
+	GcPartition *of = &ingest->topic->partitions[partition];
+
+	for (int i = 0; i < lengthof(position->anchors); i++)
+	{
+		const GcAnchor *anchor = &position->anchors[i];
+		GcFrame		answer;
+		bool		proven;
+
+		if (anchor->offset < 0 || (i > 0 && anchor->offset == position->anchors[0].offset) ||
+			(of->proven.offset == anchor->offset && of->proven.crc == anchor->crc))
+			continue;
+		if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, anchor->offset, &answer, problem))
+			return false;
+		if (gc_anchor_differs(anchor, &answer, &proven))
+		{
+			gc_ingest_halt(ingest, GC_HALT_TOPIC, partition, position->offset,
+						   psprintf("topic replaced: offset %lld of partition %d is another record than was read there",
+									(long long) anchor->offset, partition), NULL);
+			return true;
+		}
+		if (proven && anchor->offset > of->proven.offset)
+			of->proven = *anchor;
+	}
+	return true;
+}
+
+/*
+ * Places
+ */
+
+/* A partition that the changelog has no position in; false when it cannot be told now. */
+static bool
+begin_partition(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, int64 *offset, char **problem)
+{
+	*offset = start_of(ingest, partition, low, high, is_new, problem);
+	if (*offset < 0)
+		return false;
+	if (*offset > high)
+	{
+		gc_ingest_halt(ingest, GC_HALT_OTHER, partition, *offset,
+					   psprintf("it is to begin at offset %lld of partition %d, which ends at offset %lld",
+								(long long) *offset, partition, (long long) high),
+					   psprintf("SELECT guest_context.pause(%s), guest_context.seek(%s, 'earliest');",
+								quote_literal_cstr(ingest->changelog->name), quote_literal_cstr(ingest->changelog->name)));
+		return true;
+	}
+	if (is_new)
+		*offset = 0;			/* what it does not have any more is lost */
+	gc_ingest_begin();
+	gc_ledger_begin(ingest->changelog, partition, *offset);
+	gc_ingest_commit();
+	return true;
+}
+
+/* Finds out where a changelog goes on; false when it cannot be told now. Halts it where it may not. */
+static bool
+place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **problem)
+{
+	GcTopic    *topic = ingest->topic;
+	Position   *positions = palloc0(sizeof(Position) * topic->npartitions);
+	int64	   *lost = palloc(sizeof(int64) * 3 * topic->npartitions);
+	int			nlost = 0;
+	int			known;
+
+	ingest->progress = MemoryContextAllocZero(gc_work.load_context, sizeof(GcProgress) * topic->npartitions);
+	for (int i = 0; i < topic->npartitions; i++)
+	{
+		ingest->progress[i].record_time = DT_NOBEGIN;
+		positions[i].offset = positions[i].anchors[0].offset = positions[i].anchors[1].offset = -1;
+	}
+	gc_ingest_begin();
+	known = read_positions(ingest, positions, lows);
+	gc_ingest_commit();
+	if (known > topic->npartitions)
+	{
+		gc_ingest_halt(ingest, GC_HALT_TOPIC, topic->npartitions, -1,
+					   psprintf("topic replaced: it has %d partitions and had %d", topic->npartitions, known), NULL);
+		return true;
+	}
+	for (int i = 0; i < topic->npartitions && !ingest->stopped; i++)
+	{
+		GcProgress *progress = &ingest->progress[i];
+		Position   *position = &positions[i];
+
+		if (position->offset < 0 &&
+			!begin_partition(ingest, i, lows[i], highs[i], known > 0, &position->offset, problem))
+			return false;
+		if (position->offset > highs[i] && !ingest->stopped)
+			gc_ingest_halt(ingest, GC_HALT_TOPIC, i, position->offset,
+						   psprintf("topic replaced: partition %d ends at offset %lld and was read up to %lld", i,
+									(long long) highs[i], (long long) position->offset), NULL);
+		else if (!ingest->stopped && !check_anchors(ingest, i, position, problem))
+			return false;
+		if (position->offset < lows[i])
+		{
+			lost[3 * nlost] = i;
+			lost[3 * nlost + 1] = position->offset;
+			lost[3 * nlost++ + 2] = lows[i];
+		}
+		progress->committed = progress->reached = position->offset;
+		progress->anchor = progress->committed_anchor = position->anchors[0];
+	}
+	if (nlost > 0 && !ingest->stopped)
+		gc_ingest_halt_lost(ingest, lost, nlost);
+	return true;
+}
+
+/* From where the reader must read a partition: the least that one of the changelogs needs; -1 = none does. */
+static int64
+needed_from(GcTopic *topic, int partition)
+{
+	int64		least = -1;
+	ListCell   *lc;
+
+	foreach(lc, topic->ingests)
+	{
+		GcIngest   *ingest = lfirst(lc);
+
+		if (!ingest->stopped && (least < 0 || ingest->progress[partition].reached < least))
+			least = ingest->progress[partition].reached;
+	}
+	return least;
+}
+
+static void
+subscribe(GcTopic *topic)
+{
+	GcFrameBuffer *out = &gc_work.reader->out;
+	ListCell   *lc;
+
+	gc_frame_begin(out, GC_FRAME_SUBSCRIBE);
+	gc_frame_put_u32(out, topic->subscription);
+	gc_frame_put_string(out, topic->name);
+	gc_frame_put_u32(out, list_length(topic->ingests));
+	foreach(lc, topic->ingests)
+	{
+		GcIngest   *ingest = lfirst(lc);
+		GcMappingSpec *spec = ingest->spec;
+
+		gc_frame_put_u32(out, ingest->changelog->changelog_id);
+		gc_frame_put_u8(out, spec->envelope);
+		gc_frame_put_string(out, spec->mapping);
+		gc_frame_put_string(out, spec->filter);
+		gc_frame_put_u64(out, spec->max_value_bytes);
+		gc_frame_put_u32(out, spec->ncolumns);
+		for (int i = 0; i < spec->ncolumns; i++)
+		{
+			const GcDecodeColumn *column = &spec->columns[i];
+
+			gc_frame_put_string(out, column->name);
+			gc_frame_put_u8(out, column->kind);
+			gc_frame_put_u8(out, column->element);
+			gc_frame_put_u8(out, column->is_key | column->is_version << 1 | column->is_unmapped << 2);
+		}
+	}
+	gc_frame_finish(out);
+}
+
+void
+gc_give_credit(GcPartition *partition, uint64 bytes)
+{
+	gc_frame_begin(&gc_work.reader->out, GC_FRAME_CREDIT);
+	gc_frame_put_u32(&gc_work.reader->out, partition->topic->subscription);
+	gc_frame_put_u32(&gc_work.reader->out, partition->partition);
+	gc_frame_put_u32(&gc_work.reader->out, partition->epoch);
+	gc_frame_put_u64(&gc_work.reader->out, bytes);
+	gc_frame_finish(&gc_work.reader->out);
+}
+
+static void
+assign(GcPartition *partition, int64 offset)
+{
+	partition->epoch = ++epoch;
+	partition->reached = offset;
+	gc_frame_begin(&gc_work.reader->out, GC_FRAME_ASSIGN);
+	gc_frame_put_u32(&gc_work.reader->out, partition->topic->subscription);
+	gc_frame_put_u32(&gc_work.reader->out, partition->partition);
+	gc_frame_put_u32(&gc_work.reader->out, partition->epoch);
+	gc_frame_put_u64(&gc_work.reader->out, offset);
+	gc_frame_finish(&gc_work.reader->out);
+	gc_give_credit(partition, gc_work.credit);
+}
+
+/* Learns of a topic's partitions and where to go on; false and *problem when that cannot be now. */
+static bool
+place_topic(GcTopic *topic, char **problem)
+{
+	GcFrame		answer;
+	int64	   *lows;
+	int64	   *highs;
+	ListCell   *lc;
+
+	if (!gc_ingest_ask(GC_QUERY_TOPICS, topic->name, -1, 0, &answer, problem))
+		return false;
+	topic->npartitions = gc_answer_partitions(&answer, &lows, &highs);
+	if (topic->npartitions == 0)
+	{
+		*problem = psprintf("topic \"%s\" does not exist", topic->name);
+		return false;
+	}
+	for (int i = 0; i < topic->npartitions; i++)
+		if (lows[i] < 0 || highs[i] < 0)
+		{
+			*problem = psprintf("partition %d of topic \"%s\" has no leader that answers", i, topic->name);
+			return false;
+		}
+	topic->partitions = MemoryContextAllocZero(gc_work.load_context, sizeof(GcPartition) * topic->npartitions);
+	for (int i = 0; i < topic->npartitions; i++)
+	{
+		topic->partitions[i].topic = topic;
+		topic->partitions[i].partition = i;
+		topic->partitions[i].high = highs[i];
+		topic->partitions[i].anchor.offset = topic->partitions[i].proven.offset = -1;
+	}
+	foreach(lc, topic->ingests)
+		if (!place_changelog(lfirst(lc), lows, highs, problem))
+			return false;
+	return true;
+}
+
+void
+gc_ingest_load(void)
+{
+	char	   *name;
+	char	   *problem = NULL;
+	int			npartitions = 0;
+	ListCell   *lc;
+
+	unload();
+	gc_work.reload = false;
+	gc_ingest_begin();
+	MemoryContextSwitchTo(gc_work.load_context);
+	name = server_name();
+	/* first what is compared later: what changes in between is loaded again */
+	gc_work.loaded = gc_ingest_catalogue();
+	if (name != NULL)
+		load_changelogs(name);
+	gc_ingest_commit();
+	if (gc_work.topics == NIL)
+		proc_exit(0);			/* nothing to do: a verb will start another one */
+	gc_ingest_begin();
+	MemoryContextSwitchTo(gc_work.load_context);
+	gc_work.reader = gc_reader_start(gc_work.server, gc_work.owner, (uint64) gc_reader_memory * 1024);
+	gc_ingest_commit();
+	gc_work.heard_at = gc_work.asked_at = GetCurrentTimestamp();
+	foreach(lc, gc_work.topics)
+	{
+		GcTopic    *topic = lfirst(lc);
+		ListCell   *lc2;
+
+		if (place_topic(topic, &problem))
+		{
+			npartitions += topic->npartitions;
+			continue;
+		}
+		topic->npartitions = 0;
+		topic->problem = MemoryContextStrdup(gc_work.load_context, problem);
+		foreach(lc2, topic->ingests)
+			gc_watch_changelog(lfirst(lc2));
+	}
+	gc_work.credit = Max((uint64) gc_batch_bytes * 1024 / Max(npartitions, 1), LEAST_CREDIT);
+	foreach(lc, gc_work.topics)
+	{
+		GcTopic    *topic = lfirst(lc);
+
+		if (topic->npartitions == 0)
+			continue;
+		subscribe(topic);
+		for (int i = 0; i < topic->npartitions; i++)
+			if (needed_from(topic, i) >= 0)
+				assign(&topic->partitions[i], needed_from(topic, i));
+	}
+	gc_work.asked_at = GetCurrentTimestamp();
+}
