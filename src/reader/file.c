@@ -144,6 +144,17 @@ end_of_lines(int fd)
 	return end;
 }
 
+/* Where the first line at or behind an offset begins: the one after a record's offset is inside of that record. */
+static int64
+next_line(int fd, int64 at, int64 end)
+{
+	char		before;
+
+	while (at > 0 && at < end && pread(fd, &before, 1, at - 1) == 1 && before != '\n')
+		at++;
+	return at;
+}
+
 static void
 lines_begin(LineReader *lines, int fd, int64 at)
 {
@@ -361,7 +372,6 @@ file_assign(GcPart *part)
 	int			fd = open_partition(part->subscription->topic, part->partition);
 	int			err = errno;
 	int64		end = fd < 0 ? -1 : end_of_lines(fd);
-	char		before = '\n';
 
 	part->state = file;
 	part->assigned = true;
@@ -373,8 +383,8 @@ file_assign(GcPart *part)
 						part->taken, strerror(err));
 	else if (part->taken > end)
 		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "offset is behind the end of the file");
-	else if (part->taken > 0 && (pread(fd, &before, 1, part->taken - 1) != 1 || before != '\n'))
-		gc_part_trouble(part, GC_TROUBLE_OUT_OF_RANGE, part->taken, "no line of the file begins at this offset");
+	else
+		lines_begin(&file->lines, fd, next_line(fd, part->taken, end));
 }
 
 static void
@@ -388,7 +398,7 @@ file_unassign(GcPart *part)
 	lines_end(&file->lines);
 	pg_free(file);
 	part->state = NULL;
-	part->assigned = false;
+	part->assigned = part->paused = false;
 }
 
 static void

@@ -31,6 +31,7 @@ static uint64 memory;
 static const GcSource *source;
 static bool commit_due;
 static int64 commit_at;
+static int	nchecks;			/* on their way */
 
 static void begin_reading(GcPart *part);
 
@@ -245,6 +246,7 @@ static void
 doubt(GcPart *part)
 {
 	part->checking = true;
+	nchecks++;
 	gc_probe_ask(job_about(part, GC_JOB_CHECK, CHECK_TIMEOUT_MS));
 }
 
@@ -271,6 +273,7 @@ gc_part_checked(GcJob *job)
 	GcPart	   *part = part_of(job);
 	char		text[256];
 
+	nchecks--;
 	if (part == NULL)
 		return;
 	part->checking = false;
@@ -567,7 +570,10 @@ gc_parts_tick(void)
 	{
 		if (part->held_full_at != 0 && !part->paused && part->assigned)
 			wait = Min(wait, 50);
-		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && !gc_out_full() && is_waiting(part))
+
+		/* one at a time, and not when it is the server that is silent: the probe has other things to do */
+		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && nchecks == 0 &&
+			gc_loop_is_up() && !gc_out_full() && is_waiting(part))
 			doubt(part);
 		if (part->position <= part->told)
 			continue;

@@ -63,6 +63,7 @@ run_one(int test, const char *suffix)
 		   (int) (36 - strlen(tests[test].name)), suffix, (int) (now_ms() - begun));
 	printf("%d passed, %d failed\n", npassed, nfailed);
 	fflush(stdout);
+	files_end();
 	cluster_end();
 	return 0;
 }

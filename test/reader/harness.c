@@ -285,7 +285,7 @@ reader_next(Reader *reader, int timeout_ms)
 	for (;;)
 	{
 		GcFrame		frame;
-		ssize_t		size = gc_frame_next(reader->in, reader->in_len, &frame);
+		ssize_t		size = gc_frame_next(reader->in + reader->in_at, reader->in_len - reader->in_at, &frame);
 		struct pollfd fd = {reader->socket, POLLIN, 0};
 		ssize_t		n;
 
@@ -298,8 +298,7 @@ reader_next(Reader *reader, int timeout_ms)
 		{
 			forget(&reader->event);
 			get_event(&frame, &reader->event);
-			memmove(reader->in, reader->in + size, reader->in_len - (size_t) size);
-			reader->in_len -= (size_t) size;
+			reader->in_at += (size_t) size;
 			if (reader->event.type == GC_FRAME_LOG)
 			{
 				if (getenv("GC_READER_LOG"))
@@ -316,6 +315,10 @@ reader_next(Reader *reader, int timeout_ms)
 		}
 		if (reader->closed || poll(&fd, 1, (int) Max(until - now_ms(), 0)) <= 0)
 			return NULL;
+		if (reader->in_at > 0)
+			memmove(reader->in, reader->in + reader->in_at, reader->in_len - reader->in_at);
+		reader->in_len -= reader->in_at;
+		reader->in_at = 0;
 		if (reader->in_room - reader->in_len < 65536)
 		{
 			reader->in_room = Max(2 * reader->in_room, 131072);

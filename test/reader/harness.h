@@ -59,6 +59,7 @@ typedef struct Reader
 	int			socket;
 	GcFrameBuffer out;
 	char	   *in;
+	size_t		in_at;			/* taken so far */
 	size_t		in_len;
 	size_t		in_room;
 	bool		closed;

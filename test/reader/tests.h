@@ -40,6 +40,7 @@ typedef struct RawBatch
 
 extern void produce_batch(const char *topic, const RawBatch *raw);
 
+extern void files_end(void);
 extern void test_file_lines(void);
 extern void test_file_partitions(void);
 extern void test_file_faults(void);
