@@ -2,7 +2,7 @@
 
 # Targets that the scripts carry out. They are handled before anything asks for
 # pg_config, because they can also be what installs the server's headers.
-SCRIPTED = check quick regress isolation tap lint build-clang decode-check \
+SCRIPTED = check quick regress isolation tap lint build-clang decode-check reader-check \
            property mutants check-sanitizers check-valgrind check-matrix demo bench help
 
 ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
@@ -42,13 +42,14 @@ endif
 #: make property       random histories against a reference merge; SEED=n SCHEMAS=n HISTORIES=n, SCHEMA=n for one
 #: make mutants        the library with one rule broken at a time: the histories must tell
 #: make decode-check   the payload decoder outside the server: corpus, sanitizers, random records
+#: make reader-check   the reader program over a socket: mock cluster, files, faults, sanitizers
 #: make lint           what the project's rules forbid, each with the accident behind it
 #: make build-clang    compile everything with clang, warnings as errors
 #: make installcheck   regress and isolation tests against a running server that has the extension
 #: make check-matrix   the suites on other PostgreSQL versions in chroots; VERSIONS="17 18" (root)
 #: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
-#: make demo           a throw-away server and the worked example, in a minute
+#: make demo           a throw-away server, a broker, and the worked example, in a minute; KAFKA=apache for Apache's broker
 #: make bench          measures and ratios, under ten minutes; MEASURES="P3 P5" SCALE=0.1 ROUNDS=9
 #: make clean          remove what was built
 #:
@@ -109,7 +110,7 @@ READER        = build/guest_context_reader
 READER_SRC    = $(wildcard src/reader/*.c src/common/*.c)
 READER_BASE   = -std=gnu11 -g -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
                 $(if $(WERROR),-Werror) -D_GNU_SOURCE -DFRONTEND -DUSE_PRIVATE_ENCODING_FUNCS $(if $(ASSERT),-DUSE_ASSERT_CHECKING) \
-                -Isrc -I$(shell $(PG_CONFIG) --includedir-server) $(shell pkg-config --cflags rdkafka 2>/dev/null)
+                -Isrc -I$(shell $(PG_CONFIG) --includedir-server) $(shell pkg-config --cflags rdkafka 2>/dev/null) $(COPT)
 READER_FLAGS  = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -pie -Wl,-z,relro,-z,now $(READER_BASE)
 READER_LIBS   = $(shell pkg-config --libs rdkafka 2>/dev/null) -L$(shell $(PG_CONFIG) --pkglibdir) \
                 -L$(shell $(PG_CONFIG) --libdir) -lpgcommon -lpgport -lm -lpthread
@@ -178,6 +179,11 @@ build/gc_producer: test/helper/gc_producer.c
 	@mkdir -p build
 	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka
 
+# The broker of "make demo".
+build/mock_broker: examples/mock_broker.c
+	@mkdir -p build
+	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka
+
 # What "make decode-check" runs; DECODE_SEED=N for other random records.
 .PHONY: decode-run
 decode-run: build/gc_decode_test build/gc_decode_test_asan
@@ -193,9 +199,9 @@ build/gc_reader_test: $(READER_TEST_SRC) $(wildcard test/reader/*.h) $(HEADERS_A
 	@mkdir -p build
 	$(CC) -O1 $(READER_BASE) -o $@ $(READER_TEST_SRC) $(READER_LIBS) -lz
 
-# What "make reader-check" runs.
+# What "make reader-check" runs; GC_READER_SEED=N GC_READER_FUZZ=SECONDS for other frames.
 .PHONY: reader-run
 reader-run: $(READER) $(READER)_asan build/gc_reader_test
-	build/gc_reader_test $(READER)
+	build/gc_reader_test $(READER) $(READER)_asan
 
 endif

@@ -751,7 +751,9 @@ gc_refuse_write(PG_FUNCTION_ARGS)
 	GcEntity   *entity;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		elog(ERROR, "_refuse_write was not called as a trigger");	/* cannot happen */
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager", "guest_context._refuse_write")));
 	entity = gc_entity_get(RelationGetRelid(data->tg_relation), true);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

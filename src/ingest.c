@@ -81,9 +81,7 @@ PGDLLEXPORT void gc_ingest_main(Datum arg);
 static void
 worker_tag(LOCKTAG *tag, Oid owner, Oid server)
 {
-	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ForeignServerRelationId, server, 0);
-	tag->locktag_field3 = owner;
-	tag->locktag_field4 = 7;
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, server, owner, 7);
 	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 

@@ -26,6 +26,7 @@
 #include "access/reloptions.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xloginsert.h"
 #include "catalog/index.h"
 #include "commands/vacuum.h"
@@ -204,16 +205,29 @@ count_row(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool ali
 	((Build *) arg)->rows++;
 }
 
+/* No key has a NULL, and nobody asks for one; but somebody may make a filter of anything. */
+static bool
+has_null(Relation index, const bool *isnull)
+{
+	for (int i = 0; i < RelationGetDescr(index)->natts; i++)
+		if (isnull[i])
+			return true;
+	return false;
+}
+
 /* Sets the key's bits in a page that nobody else sees yet. */
 static void
 build_row(Relation index, ItemPointer tid, Datum *values, bool *isnull, bool alive, void *arg)
 {
 	Build	   *build = arg;
-	MemoryContext caller = MemoryContextSwitchTo(build->row);
+	MemoryContext caller;
 	Place		place;
 	Buffer		buffer;
 	uint64	   *line;
 
+	if (has_null(index, isnull))
+		return;
+	caller = MemoryContextSwitchTo(build->row);
 	place_of(gc_key_filter_hash(build->columns, RelationGetDescr(index)->natts, values),
 			 build->npages, &place);
 	buffer = ReadBuffer(index, place.page);
@@ -285,13 +299,18 @@ static bool
 insert_key(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
 		   IndexUniqueCheck check, bool unchanged, IndexInfo *info)
 {
-	GcFilterColumn *columns = columns_of(index);
+	MemoryContext row;
+	MemoryContext caller;
 	Place		place;
 	Buffer		buffer;
 	uint64	   *line;
 	bool		has = true;
 
-	place_of(gc_key_filter_hash(columns, RelationGetDescr(index)->natts, values),
+	if (has_null(index, isnull))
+		return false;
+	row = AllocSetContextCreate(CurrentMemoryContext, "guest_context filter row", ALLOCSET_SMALL_SIZES);
+	caller = MemoryContextSwitchTo(row);
+	place_of(gc_key_filter_hash(columns_of(index), RelationGetDescr(index)->natts, values),
 			 pages_of(index), &place);
 	buffer = ReadBuffer(index, place.page);
 	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
@@ -308,7 +327,8 @@ insert_key(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relatio
 		GenericXLogFinish(state);
 	}
 	UnlockReleaseBuffer(buffer);
-	pfree(columns);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(row);
 	return false;
 }
 
@@ -376,13 +396,40 @@ gc_key_filter_handler(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(am);
 }
 
-/* May it be asked, by whatever snapshot? */
+/* Is the index a filter of a leaf's rows by just these columns, in this order and with their own collations? */
 static bool
-is_filter(Relation index)
+is_filter(Relation leaf, Relation index, List *key)
 {
-	return index->rd_indam->ambuild == build_filter && index->rd_index->indisvalid &&
-		index->rd_index->indisready && !index->rd_index->indcheckxmin &&
-		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+	Form_pg_index form = index->rd_index;
+	ListCell   *lc;
+
+	if (index->rd_indam->ambuild != build_filter || !form->indisvalid ||
+		form->indnatts != list_length(key) ||
+		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
+		return false;
+	foreach(lc, key)
+	{
+		int			i = foreach_current_index(lc);
+		AttrNumber	attno = form->indkey.values[i];
+		Form_pg_attribute att;
+
+		if (attno <= 0)			/* an expression */
+			return false;
+		att = TupleDescAttr(RelationGetDescr(leaf), attno - 1);
+		if (strcmp(NameStr(att->attname), strVal(lfirst(lc))) != 0 ||
+			index->rd_indcollation[i] != att->attcollation)
+			return false;
+	}
+	return true;
+}
+
+/* May it be asked, by this transaction's snapshots? (The planner's rule for any index.) */
+static bool
+may_be_asked(Relation index)
+{
+	return index->rd_index->indisready &&
+		(!index->rd_index->indcheckxmin ||
+		 TransactionIdPrecedes(HeapTupleHeaderGetXmin(index->rd_indextuple->t_data), TransactionXmin));
 }
 
 /*
@@ -423,14 +470,16 @@ make_known(void)
 	CacheRegisterRelcacheCallback(forget_known, (Datum) 0);
 }
 
+/* *later: there is one that may not be asked yet. */
 static Oid
-find_filter(Oid leaf)
+find_filter(Oid leaf, List *key, bool *later)
 {
 	Relation	rel = try_table_open(leaf, AccessShareLock);
 	Oid			found = InvalidOid;
 	List	   *indexes;
 	ListCell   *lc;
 
+	*later = false;
 	if (rel == NULL)
 		return InvalidOid;
 	indexes = RelationGetIndexList(rel);
@@ -438,8 +487,13 @@ find_filter(Oid leaf)
 	{
 		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (is_filter(index))
-			found = lfirst_oid(lc);
+		if (is_filter(rel, index, key))
+		{
+			if (may_be_asked(index))
+				found = lfirst_oid(lc);
+			else
+				*later = true;
+		}
 		index_close(index, AccessShareLock);
 	}
 	list_free(indexes);
@@ -448,20 +502,28 @@ find_filter(Oid leaf)
 }
 
 Oid
-gc_key_filter_of(Oid leaf)
+gc_key_filter_of(Oid leaf, TupleDesc root, const GcKey *key)
 {
 	Known	   *entry;
 	Oid			filter;
+	List	   *columns = NIL;
+	bool		later;
 
 	if (known == NULL)
 		make_known();
 	entry = hash_search(known, &leaf, HASH_FIND, NULL);
 	if (entry != NULL)
 		return entry->filter;
+	for (int i = 0; i < key->ncolumns; i++)
+		columns = lappend(columns, makeString(NameStr(TupleDescAttr(root, key->columns[i].attno - 1)->attname)));
 	/* what is heard of while it is looked up comes before the entry is made */
-	filter = find_filter(leaf);
-	entry = hash_search(known, &leaf, HASH_ENTER, NULL);
-	entry->filter = filter;
+	filter = find_filter(leaf, columns, &later);
+	list_free_deep(columns);
+	if (OidIsValid(filter) || !later)
+	{
+		entry = hash_search(known, &leaf, HASH_ENTER, NULL);
+		entry->filter = filter;
+	}
 	return filter;
 }
 
@@ -471,14 +533,15 @@ gc_key_filter_of(Oid leaf)
 
 /* Has the leaf rows, and no filter yet? */
 static bool
-wants_filter(Oid leaf)
+wants_filter(Oid leaf, List *key)
 {
 	Relation	rel = try_table_open(leaf, AccessShareLock);
 	bool		wants;
+	bool		later;
 
 	if (rel == NULL)
 		return false;
-	wants = RelationGetNumberOfBlocks(rel) > 0 && !OidIsValid(find_filter(leaf));
+	wants = RelationGetNumberOfBlocks(rel) > 0 && !OidIsValid(find_filter(leaf, key, &later)) && !later;
 	table_close(rel, AccessShareLock);
 	return wants;
 }
@@ -501,7 +564,7 @@ gc_key_filter_make(const GcEntity *entity, void *arg)
 	gc_window_read(entity->versions, GetActiveSnapshot(), &window);
 	nleaves = gc_speed_leaves(entity->speed, &leaves);
 	for (int i = 0; i < nleaves; i++)
-		if (leaves[i].upper > window.floor && leaves[i].upper <= past && wants_filter(leaves[i].relid))
+		if (leaves[i].upper > window.floor && leaves[i].upper <= past && wants_filter(leaves[i].relid, entity->key_columns))
 		{
 			gc_run_ddl(psprintf("CREATE INDEX ON %s USING " GC_KEY_FILTER " (%s)",
 								gc_quoted_name(leaves[i].relid), gc_column_list(entity->key_columns, "")),

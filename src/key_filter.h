@@ -7,6 +7,7 @@
 #include "utils/rel.h"
 
 #include "catalog.h"
+#include "read.h"
 
 /* The name of the access method. */
 #define GC_KEY_FILTER "gc_key_filter"
@@ -24,8 +25,11 @@ extern void gc_key_filter_column(GcFilterColumn *column, Oid type, Oid collation
 
 extern uint64 gc_key_filter_hash(GcFilterColumn *columns, int ncolumns, const Datum *values);
 
-/* The filter of a leaf, InvalidOid when it has none that may be asked. Kept in the session. */
-extern Oid	gc_key_filter_of(Oid leaf);
+/*
+ * The filter of a leaf's keys, InvalidOid when it has none that may be asked. Kept in the session:
+ * the caller has accepted invalidation messages since he took his snapshot.
+ */
+extern Oid	gc_key_filter_of(Oid leaf, TupleDesc root, const GcKey *key);
 
 /* False when the indexed table surely has no row with a key of this hash. */
 extern bool gc_key_filter_has(Relation index, uint64 hash);

@@ -30,6 +30,7 @@
 #include "access/tupconvert.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_opfamily.h"
 #include "commands/explain.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -118,8 +119,8 @@ column_of(Node *node, Index varno)
 
 /*
  * What a key column is compared with, as a value of the column's type: as it is, or cast where
- * the operator is the equality of the column's type with another one of its family that has an implicit
- * cast (bigint = 7). NULL where it is no such operator.
+ * the operator is the equality of two integer types and the value's type is the narrower
+ * one (bigint = 7), so that the cast never fails. NULL where it is no such operator.
  */
 static Node *
 as_key(OpExpr *op, bool commuted, Node *other, Oid column_type)
@@ -133,7 +134,8 @@ as_key(OpExpr *op, bool commuted, Node *other, Oid column_type)
 
 	if (opno == type->eq_opr)
 		return other;
-	if (!OidIsValid(opno) || !op_in_opfamily(opno, type->btree_opf))
+	if (!OidIsValid(opno) || !op_in_opfamily(opno, type->btree_opf) ||
+		type->btree_opf != INTEGER_BTREE_FAM_OID)
 		return NULL;
 	get_op_opfamily_properties(opno, type->btree_opf, false, &strategy, &left, &right);
 	if (strategy != BTEqualStrategyNumber || left != type->btree_opintype || right != exprType(other) ||
@@ -276,6 +278,8 @@ do_not_expand(PlannerInfo *root, Oid relid, bool inhparent, RelOptInfo *rel)
 		root->parse->resultRelation == rel->relid)
 		return;
 	rte = planner_rt_fetch(rel->relid, root);
+	if (rte->tablesample != NULL)
+		return;
 	/* Row security must not be run after a comparison that might leak. */
 	if (rte->relkind != RELKIND_PARTITIONED_TABLE || rte->securityQuals != NIL ||
 		!conditions_on((Node *) root->parse->jointree, rel->relid, &conditions))
@@ -439,7 +443,8 @@ add_paths(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeTblEntry *rte)
 		drop_pruning_clause(rel);
 		return;
 	}
-	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->rowMarks != NIL)
+	if (rte->relkind != RELKIND_PARTITIONED_TABLE || root->rowMarks != NIL ||
+		root->parse->resultRelation == rti || rte->tablesample != NULL)
 		return;
 	plan = gc_find_is_current(rel->baserestrictinfo, rti);
 	if (plan == NULL)
@@ -487,7 +492,7 @@ plan_key_scan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 
 	/* What is left after the newest version is known. */
 	foreach(lc, extract_actual_clauses(clauses, false))
-		if (!gc_has_plan_const(lfirst(lc)))
+		if (!gc_is_window_condition(lfirst(lc)))
 			quals = lappend(quals, lfirst(lc));
 
 	scan->scan.plan.targetlist = tlist;

@@ -385,6 +385,18 @@ gc_has_plan_const(Node *node)
 	return plan_const_walker(node, NULL);
 }
 
+/*
+ * A condition that the scan nodes meet by themselves: _is_current, _plan_ok, and the one that is there
+ * for pruning. What else somebody asks of the tree's columns, with functions of ours, stays.
+ */
+bool
+gc_is_window_condition(Node *clause)
+{
+	if (IsA(clause, FuncExpr))
+		return ((FuncExpr *) clause)->args != NIL && gc_is_plan_const(linitial(((FuncExpr *) clause)->args));
+	return IsA(clause, BoolExpr) && ((BoolExpr *) clause)->boolop == OR_EXPR && gc_has_plan_const(clause);
+}
+
 /* _plan_support(internal) -> internal */
 Datum
 gc_plan_support(PG_FUNCTION_ARGS)

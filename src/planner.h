@@ -12,6 +12,9 @@
 extern bool gc_is_plan_const(Node *node);
 extern bool gc_has_plan_const(Node *node);
 
+/* Is this a condition that a scan node of ours meets by itself? */
+extern bool gc_is_window_condition(Node *clause);
+
 /* A constant for a plan that was planted in this planning. */
 extern Const *gc_plan_const(GcPlan *plan);
 

@@ -388,10 +388,8 @@ keep_newest(GcRead *read, GcLeaf *leaf, Newest *newest)
 static void
 newest_of_leaf(GcRead *read, GcLeaf *leaf, const Datum *key, Newest *newest)
 {
-	IndexScanDesc scan = gc_leaf_probe(read, leaf, key, newest->leaf == NULL ? DT_NOBEGIN :
-									   newest->position.version);
-
-	while (index_getnext_slot(scan, BackwardScanDirection, leaf->scan_slot))
+	gc_leaf_probe(read, leaf, key, newest->leaf == NULL ? DT_NOBEGIN : newest->position.version);
+	while (gc_leaf_probe_next(read, leaf))
 		if (!keep_newest(read, leaf, newest))
 			break;
 	ExecClearTuple(leaf->scan_slot);

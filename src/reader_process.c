@@ -76,7 +76,7 @@ static const char *const steps[] = {"prepare", "execute"};
 static dlist_head running = DLIST_STATIC_INIT(running);
 
 /*
- * The child. Only what is safe between fork and exec.
+ * The child. Only what is safe between fork and exec. Nothing here returns to what forked.
  */
 
 static void
@@ -137,7 +137,7 @@ child_volunteer(void)
 #endif
 }
 
-static void pg_attribute_noreturn()
+static void
 child_main(const char *path, pid_t parent, int socket, int report)
 {
 	/* one arena: each costs 64 MB of the address space that the reader allows itself */
@@ -170,7 +170,6 @@ child_main(const char *path, pid_t parent, int socket, int report)
 		_exit(2);
 	execve(path, arguments, environment);
 	child_fail(1);
-	_exit(2);					/* for the compiler */
 }
 
 /*
@@ -450,11 +449,22 @@ gc_reader_start(Oid server, Oid user, uint64 memory)
 	Process    *process = make_process();
 	MemoryContext caller = MemoryContextSwitchTo(process->context);
 
-	spawn(process);
-	/* buffers stay in the context in which they begin */
-	process->reader.in = palloc(READ_BYTES);
-	process->reader.in_room = READ_BYTES;
-	configure(&process->reader, gc_server_kind(server), settings, memory);
+	PG_TRY();
+	{
+		spawn(process);
+		/* buffers stay in the context in which they begin */
+		process->reader.in = palloc(READ_BYTES);
+		process->reader.in_room = READ_BYTES;
+		configure(&process->reader, gc_server_kind(server), settings, memory);
+	}
+	PG_CATCH();
+	{
+		/* not only when the caller's context goes */
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(process->context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	return &process->reader;
 }

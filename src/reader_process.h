@@ -23,8 +23,9 @@ typedef struct GcReader
 /*
  * Starts a reader for a foreign server with the options and secrets that `user` has
  * there, and tells it to configure itself. ERROR when that cannot be: no mapping, a
- * PUBLIC mapping, options that are refused, no process. Memory in the current context, which must
- * live as long as the reader. The reader dies with this process, however that ends.
+ * PUBLIC mapping, options that are refused, no process. In a transaction, for
+ * it reads catalogues. Memory in the current context, which must live as long as the reader: its reset
+ * ends the reader. The reader dies with this process, however that ends.
  */
 extern GcReader *gc_reader_start(Oid server, Oid user, uint64 memory);
 

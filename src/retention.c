@@ -34,6 +34,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "executor/spi.h"
@@ -50,6 +51,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -193,21 +195,38 @@ find_older_snapshot(TransactionId xid)
 	return 0;
 }
 
-/* The pid of a process that uses the leaf in any way; -1 = a prepared transaction, 0 = none. */
+/* The pid of a process that has a lock of a relation; -1 = a prepared transaction, 0 = none. */
 static int
-find_user(Oid leaf)
+find_user_of(Oid relation)
 {
 	LOCKTAG		tag;
 	int			count;
 	VirtualTransactionId *users;
 	PGPROC	   *proc;
 
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, leaf);
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
 	users = GetLockConflicts(&tag, AccessExclusiveLock, &count);
 	if (count == 0)
 		return 0;
 	proc = gc_vxid_proc(users[0]);
 	return proc != NULL && proc->pid != 0 ? proc->pid : -1;
+}
+
+/* The same for the leaf with its indexes: who has asked its key filter only has a lock of that. */
+static int
+find_user(Oid leaf)
+{
+	int			pid = find_user_of(leaf);
+	Relation	rel = pid != 0 ? NULL : try_table_open(leaf, AccessShareLock);
+	ListCell   *lc;
+
+	if (rel == NULL)
+		return pid;
+	foreach(lc, RelationGetIndexList(rel))
+		if (pid == 0)
+			pid = find_user_of(lfirst_oid(lc));
+	table_close(rel, AccessShareLock);
+	return pid;
 }
 
 /*

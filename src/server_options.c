@@ -551,6 +551,7 @@ gc_server_settings(Oid server_oid, Oid role)
 	ForeignServer *server = GetForeignServer(server_oid);
 	bool		file = strcmp(gc_server_kind(server_oid), "file") == 0;
 	bool		sasl = uses_sasl(server->options);
+	bool		tls = is(server->options, "security.protocol", "SSL") || is(server->options, "security.protocol", "SASL_SSL");
 	List	   *options;
 	List	   *settings = NIL;
 	ListCell   *lc;
@@ -578,12 +579,13 @@ gc_server_settings(Oid server_oid, Oid role)
 		DefElem    *def = lfirst(lc);
 		const char *value = defGetString(def);
 
+		/* a mapping may have more than this server takes, and nobody gets a secret that he does not need */
+		if (!sasl && (strncmp(def->defname, "sasl.", 5) == 0 || strcmp(def->defname, "password_file") == 0))
+			continue;
+		if (!tls && strncmp(def->defname, "ssl.", 4) == 0)
+			continue;
 		if (strcmp(def->defname, "password_file") == 0)
-		{
-			/* without SASL nobody wants it */
-			if (sasl)
-				settings = add_setting(settings, "sasl.password", read_password(value));
-		}
+			settings = add_setting(settings, "sasl.password", read_password(value));
 		else if (strcmp(def->defname, "sasl.mechanism") == 0)
 			/* the library takes it in capitals only */
 			settings = add_setting(settings, "sasl.mechanism", asc_toupper(value, strlen(value)));

@@ -35,7 +35,7 @@ PG_FUNCTION_INFO_V1(gc_peek);
 
 #define READER_MEMORY	(256 * 1024 * 1024)
 #define TIMEOUT_MAX_MS	(60 * 60 * 1000)
-#define PEEK_MAX		10000
+#define PEEK_MAX		1000	/* what the reader reads of a partition */
 #define SAID_BYTES		400		/* of one text of the library */
 #define GRACE_MS		1000	/* for another broker to answer, once all seem to be down */
 
@@ -127,11 +127,16 @@ step_of(const char *text)
 
 /* Remembers why it does not work: what says more, or the same later, replaces what was said before. */
 static void
-remember(Question *question, const char *text, size_t len, Step at_least)
+remember(Question *question, const char *text, size_t len)
 {
 	char	   *said = clean(text, len);
-	Step		step = Max(step_of(said), at_least);
+	char	   *thread_end = strncmp(said, "[thrd:", 6) == 0 ? strstr(said, "]: ") : NULL;
+	Step		step;
 
+	/* which thread of the library's it was */
+	if (thread_end)
+		said = thread_end + 3;
+	step = step_of(said);
 	if (said[0] == '\0')
 		return;
 	/* a summary says less than its reason */
@@ -164,7 +169,7 @@ take_answer(Question *question, GcFrame *frame)
 	{
 		/* what was said on the way knows more than "timed out" */
 		if (question->error == NULL || question->trouble != GC_TROUBLE_TRANSIENT)
-			remember(question, error, len, STEP_RESOLVE);
+			remember(question, error, len);
 	}
 }
 
@@ -177,7 +182,7 @@ take_server(Question *question, GcFrame *frame)
 
 	if (state == GC_SERVER_UP || text == NULL)
 		return;
-	remember(question, text, len, STEP_RESOLVE);
+	remember(question, text, len);
 	if (state == GC_SERVER_FAILED)
 	{
 		question->answered = question->failed = true;
@@ -197,7 +202,7 @@ take_log(Question *question, GcFrame *frame)
 
 	/* syslog: 3 is an error */
 	if (level <= 3 && text != NULL)
-		remember(question, text, len, STEP_RESOLVE);
+		remember(question, text, len);
 }
 
 static void
@@ -663,38 +668,83 @@ bytes_as_text(const char *bytes, size_t len)
 	return PointerGetDatum(shown);
 }
 
+/* A record of the answer; its bytes are there as long as the answer is. */
+typedef struct Record
+{
+	int64		partition;
+	int64		offset;
+	TimestampTz time;			/* DT_NOBEGIN = none */
+	TimestampTz age;			/* the latest time in its partition up to here */
+	const char *bytes[2];		/* key and value, NULL = null */
+	size_t		len[2];
+} Record;
+
+static int
+compare_records(const void *a, const void *b)
+{
+	const Record *x = a;
+	const Record *y = b;
+
+	if (x->age != y->age)
+		return x->age < y->age ? -1 : 1;
+	if (x->partition != y->partition)
+		return x->partition < y->partition ? -1 : 1;
+	return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
 static void
-read_records(Question *question, ReturnSetInfo *result)
+put_record(ReturnSetInfo *result, const Record *record)
+{
+	Datum		values[5];
+	bool		nulls[5] = {false, false, record->time == DT_NOBEGIN, !record->bytes[0], !record->bytes[1]};
+
+	values[0] = Int32GetDatum((int32) record->partition);
+	values[1] = Int64GetDatum(record->offset);
+	values[2] = TimestampTzGetDatum(record->time);
+	for (int i = 0; i < 2; i++)
+		values[3 + i] = record->bytes[i] ? bytes_as_text(record->bytes[i], record->len[i]) : (Datum) 0;
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/*
+ * The reader answers with the newest n of each partition, one partition after the other. Of those the newest n, by
+ * time between partitions, and in a partition by offset, whatever its producers take for the time.
+ */
+static void
+read_records(Question *question, int n, ReturnSetInfo *result)
 {
 	MemoryContext row = AllocSetContextCreate(CurrentMemoryContext, "peek row", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext caller = MemoryContextSwitchTo(row);
+	int			room = 64;
+	int			count = 0;
+	Record	   *records = palloc(room * sizeof(Record));
 
 	check_columns(question, 5);
 	for (uint32 i = 0; i < question->nrows; i++)
 	{
-		Datum		values[5];
-		bool		nulls[5] = {false, false, false, false, false};
-		int64		number;
-		TimestampTz time;
+		Record	   *record;
 
-		MemoryContextReset(row);
-		nulls[0] = !next_number(question, &number);
-		values[0] = Int32GetDatum((int32) number);
-		nulls[1] = !next_number(question, &number);
-		values[1] = Int64GetDatum(number);
-		nulls[2] = !next_time(question, &time);
-		values[2] = TimestampTzGetDatum(time);
-		for (int column = 3; column < 5; column++)
-		{
-			size_t		len;
-			const char *bytes = next_value(question, &len);
-
-			nulls[column] = bytes == NULL;
-			values[column] = bytes ? bytes_as_text(bytes, len) : (Datum) 0;
-		}
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		if (count == room)
+			records = repalloc_huge(records, (room *= 2) * sizeof(Record));
+		record = &records[count++];
+		(void) next_number(question, &record->partition);
+		(void) next_number(question, &record->offset);
+		if (!next_time(question, &record->time))
+			record->time = DT_NOBEGIN;
+		record->age = record->time;
+		if (count > 1 && record[-1].partition == record->partition)
+			record->age = Max(record->age, record[-1].age);
+		for (int j = 0; j < 2; j++)
+			record->bytes[j] = next_value(question, &record->len[j]);
 	}
-	MemoryContextSwitchTo(caller);
+	qsort(records, count, sizeof(Record), compare_records);
+	for (int i = Max(count - n, 0); i < count; i++)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(row);
+
+		put_record(result, &records[i]);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(row);
+	}
 }
 
 /*
@@ -725,7 +775,7 @@ gc_peek(PG_FUNCTION_ARGS)
 		ask(&question, GC_QUERY_PEEK, topic, n);
 		if (question.failed)
 			complain(&question, topic);
-		read_records(&question, (ReturnSetInfo *) fcinfo->resultinfo);
+		read_records(&question, n, (ReturnSetInfo *) fcinfo->resultinfo);
 		gc_reader_stop(question.reader);
 	}
 	PG_FINALLY();

@@ -77,7 +77,7 @@ other_conditions(List *clauses, Index varno, Oid versions)
 	ListCell   *lc;
 
 	foreach(lc, clauses)
-		if (!gc_has_plan_const(lfirst(lc)) && !is_not_deleted(lfirst(lc), varno, versions))
+		if (!gc_is_window_condition(lfirst(lc)) && !is_not_deleted(lfirst(lc), varno, versions))
 			others = lappend(others, lfirst(lc));
 	return others;
 }

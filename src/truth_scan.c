@@ -80,6 +80,8 @@ typedef struct TruthScan
 	TupleTableSlot *slot;		/* of the leaf's row */
 	TupleTableSlot **slots;		/* of all leaves, made when needed */
 	AttrNumber	last;			/* last column that the plan uses, where that stands in the same place */
+	TupleConversionMap **conversions;	/* of all leaves, once they are known */
+	bool	   *conversion_known;
 	TupleConversionMap *conversion; /* of the leaf's rows to the root's layout, or NULL */
 	bool		dataset_read;	/* the dataset's leaf, to its end, by whomever */
 	bool		marked;			/* the winners are, if they can be */
@@ -176,6 +178,15 @@ conversion_of(TruthScan *state, Relation rel)
 	return NULL;
 }
 
+/* For what there is once a leaf. */
+static void
+make_room(TruthScan *state, int leaves)
+{
+	state->slots = palloc0(sizeof(TupleTableSlot *) * leaves);
+	state->conversions = palloc0(sizeof(TupleConversionMap *) * leaves);
+	state->conversion_known = palloc0(sizeof(bool) * leaves);
+}
+
 static void
 begin_truth_scan(CustomScanState *node, EState *estate, int eflags)
 {
@@ -188,7 +199,7 @@ begin_truth_scan(CustomScanState *node, EState *estate, int eflags)
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
 	state->read = gc_read_begin(estate, (GcPlan *) DatumGetPointer(plan->constvalue));
-	state->slots = palloc0(sizeof(TupleTableSlot *) * (state->read->nspeed + 1));
+	make_room(state, state->read->nspeed + 1);
 }
 
 /* The map of the window, unless that is too large for one. */
@@ -343,7 +354,10 @@ next_leaf(TruthScan *state)
 		if (state->slots[i] == NULL)
 			state->slots[i] = table_slot_create(rel, NULL);
 		state->slot = state->slots[i];
-		state->conversion = conversion_of(state, rel);
+		if (!state->conversion_known[i])
+			state->conversions[i] = conversion_of(state, rel);
+		state->conversion_known[i] = true;
+		state->conversion = state->conversions[i];
 		state->scan = state->shared == NULL ?
 			table_beginscan(rel, estate->es_snapshot, 0, NULL) :
 			table_beginscan_parallel(rel, shared_scan(state->shared, i));
@@ -487,28 +501,27 @@ static TupleTableSlot *
 next_row(ScanState *node)
 {
 	TruthScan  *state = (TruthScan *) node;
-	MemoryContext caller;
 
 	if (state->map == NULL)
 		load_map(state);
 	while (state->leaf != NULL || next_leaf(state))
 	{
-		caller = MemoryContextSwitchTo(node->ps.ps_ExprContext->ecxt_per_tuple_memory);
 		while (table_scan_getnextslot(state->scan, ForwardScanDirection, state->slot))
 		{
+			MemoryContext caller = MemoryContextSwitchTo(node->ps.ps_ExprContext->ecxt_per_tuple_memory);
+			bool		counts;
+
 			/* all columns at once: most rows count */
 			if (state->conversion == NULL)
 				slot_getsomeattrs(state->slot, state->last);
-			if (row_counts(state, state->slot))
-			{
-				MemoryContextSwitchTo(caller);
+			counts = row_counts(state, state->slot);
+			MemoryContextSwitchTo(caller);
+			if (counts)
 				return state->conversion == NULL ? state->slot : convert_row(state);
-			}
 			InstrCountFiltered2(node, 1);
 			ResetExprContext(node->ps.ps_ExprContext);
 			CHECK_FOR_INTERRUPTS();
 		}
-		MemoryContextSwitchTo(caller);
 		if (state->leaf == &state->read->batch && state->shared != NULL)
 			pg_atomic_fetch_add_u32(&state->shared->finished, 1);
 		end_leaf(state);
@@ -650,17 +663,23 @@ initialize_worker(CustomScanState *node, shm_toc *toc, void *coordinate)
 	gc_read_set_leaves(state->read, shared->leaves[0].relid, shared->nspeed);
 	for (int i = 0; i < shared->nspeed; i++)
 		gc_read_set_leaf(state->read, i, shared->leaves[i + 1].relid, shared->leaves[i + 1].check_arrival);
-	state->slots = palloc0(sizeof(TupleTableSlot *) * (shared->nspeed + 1));
+	make_room(state, shared->nspeed + 1);
 	attach_map(state);
 }
 
-/* The shared memory goes, in the leader while other parts of the query may still be under way. */
+/*
+ * The shared memory goes, and what was noted there; in the leader while other parts of the query may
+ * still be under way, which may also begin this scan again.
+ */
 static void
 shutdown_truth_scan(CustomScanState *node)
 {
 	TruthScan  *state = (TruthScan *) node;
 
 	if (state->shared != NULL)
+	{
 		state->map = NULL;
+		state->dataset_read = false;
+	}
 	state->shared = NULL;
 }

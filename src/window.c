@@ -146,15 +146,23 @@ newest_bound(PartitionDesc desc)
 
 /*
  * Leaves of the window and of the active dataset. Leaves that begin after now
- * are empty; a minute is allowed for a clock that was set back.
+ * are empty; a minute is allowed for a clock that was set back, and what a plan reads is
+ * looked into in any case, so that all plans agree.
  */
 static void
-prepare_leaves(GcRead *read)
+prepare_leaves(GcRead *read, const GcPlan *plan)
 {
-	TimestampTz now = GetCurrentTimestamp() + USECS_PER_MINUTE;
+	TimestampTz now = Max(GetCurrentTimestamp() + USECS_PER_MINUTE, plan->ceiling - 1);
 	Relation	rel;
-	PartitionDesc speed = speed_partitions(read, &rel);
+	PartitionDesc speed;
 
+	/*
+	 * Who asks only a leaf's filter has no lock of the leaf, so he is not waited for when
+	 * the filter is replaced concurrently. It is enough to hear now that it was: what is
+	 * written after this statement's snapshot it need not see.
+	 */
+	AcceptInvalidationMessages();
+	speed = speed_partitions(read, &rel);
 	if (newest_bound(speed) < read->window.leaves_until)
 	{
 		/* Somebody attached a leaf, and this transaction has not heard of it. */
@@ -359,7 +367,8 @@ open_filter(GcRead *read, GcLeaf *leaf)
 
 	if (!leaf->filter_known)
 	{
-		leaf->filter_index = IsolationIsSerializable() ? InvalidOid : gc_key_filter_of(leaf->relid);
+		leaf->filter_index = IsolationIsSerializable() ? InvalidOid :
+			gc_key_filter_of(leaf->relid, read->root, &read->key);
 		leaf->filter_known = true;
 	}
 	if (leaf->filter != NULL || !OidIsValid(leaf->filter_index))
@@ -414,7 +423,7 @@ gc_window_prepare(GcRead *read, const GcPlan *plan)
 	MemoryContext caller = MemoryContextSwitchTo(read->context);
 
 	prepare_key(read, plan);
-	prepare_leaves(read);
+	prepare_leaves(read, plan);
 	read->ready = true;
 	MemoryContextSwitchTo(caller);
 }
@@ -470,21 +479,34 @@ start_probe(GcRead *read, IndexScanDesc scan, const Datum *key, TimestampTz vers
 	index_rescan(scan, read->scan_keys, nkeys + 1, NULL, 0);
 }
 
-IndexScanDesc
+/* A held scan keeps what it has noted, as of dead rows, from one key to the next: in memory that stays. */
+void
 gc_leaf_probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version)
 {
+	MemoryContext caller = MemoryContextSwitchTo(read->context);
+
 	hold_index(read, leaf);
 	start_probe(read, leaf->scan, key, version);
-	return leaf->scan;
+	MemoryContextSwitchTo(caller);
 }
 
-/* The rest of probe(). */
+bool
+gc_leaf_probe_next(GcRead *read, GcLeaf *leaf)
+{
+	MemoryContext caller = MemoryContextSwitchTo(read->context);
+	bool		found = index_getnext_slot(leaf->scan, BackwardScanDirection, leaf->scan_slot);
+
+	MemoryContextSwitchTo(caller);
+	return found;
+}
+
+/* The rest of probe(); `scan` is NULL for the leaf's held one. */
 static void
 newest_in_scan(GcRead *read, GcLeaf *leaf, IndexScanDesc scan, TupleTableSlot *slot, GcPosition *newest)
 {
 	GcPosition	position;
 
-	while (index_getnext_slot(scan, BackwardScanDirection, slot))
+	while (scan == NULL ? gc_leaf_probe_next(read, leaf) : index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
 		if (!gc_leaf_position(read, leaf, slot, &position))
 			continue;
@@ -511,8 +533,8 @@ probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version, GcPosit
 	version = Max(version, newest->version);
 	if (read->nscans > 0)
 	{
-		scan = gc_leaf_probe(read, leaf, key, version);
-		newest_in_scan(read, leaf, scan, leaf->scan_slot, newest);
+		gc_leaf_probe(read, leaf, key, version);
+		newest_in_scan(read, leaf, NULL, leaf->scan_slot, newest);
 		return;
 	}
 	rel = open_with_slot(read, leaf);

@@ -129,11 +129,11 @@ typedef struct GcFilterHash
 extern bool gc_leaf_lacks(GcRead *read, GcLeaf *leaf, const Datum *key, GcFilterHash *hash);
 
 /*
- * A held scan of the leaf's versions of a key, none older than `version`; newest first when read backward
- * into the leaf's scan_slot.
+ * A held scan of the leaf's versions of a key, none older than `version`; then the next one of
+ * them, newest first, into the leaf's scan_slot; false when there are no more.
  */
-extern IndexScanDesc gc_leaf_probe(GcRead *read, GcLeaf *leaf, const Datum *key,
-								   TimestampTz version);
+extern void gc_leaf_probe(GcRead *read, GcLeaf *leaf, const Datum *key, TimestampTz version);
+extern bool gc_leaf_probe_next(GcRead *read, GcLeaf *leaf);
 
 /* Reads the window into a map or filter now: who is going to ask for all of it need not probe. */
 extern void gc_window_build(GcRead *read);

@@ -82,9 +82,11 @@ typedef enum GcFrameType
 	GC_FRAME_RECORD = 'R',
 
 	/*
-	 * uint32 subscription; int32 partition; uint32 epoch; int64 next offset to be read; int64 end of
-	 * the partition, -1 = not known; uint8 flags GC_POSITION_... Sent behind the last record before it: at the end of a
-	 * partition, after a second of records, and when a transaction at the end opens or ends.
+	 * uint32 subscription; int32 partition; uint32 epoch; int64 next offset to be read; int64 end of what
+	 * there is, -1 = not known; uint8 flags GC_POSITION_... Sent behind the last record before it: at the end of a
+	 * partition, after a second of records, with any decodings or none, and when a transaction at the
+	 * end opens or ends. The end is the last stable offset at the end of a partition, and the high watermark
+	 * as last heard of before that.
 	 */
 	GC_FRAME_POSITION = 'P',
 
@@ -103,9 +105,12 @@ typedef enum GcFrameType
 	 * texts or nulls. Columns by query:
 	 *		TOPICS		topic, partition, low, high; for all topics, or for the one asked for
 	 *		CLUSTER		cluster id, broker "host:port", controller "t"/"f"; one row a broker
-	 *		OFFSET		offset: number = a time in microseconds: the first record not before it; -2 the first, -1 the end
-	 *		RECORD		offset, time, crc32c of key and value: the first record at or after number
-	 *		PEEK		partition, offset, time, key, value: the last number records, all partitions or one
+	 *		OFFSET		offset: number = a time in microseconds: the first record not before it, else the end; -2 the first, -1 the end
+	 *		RECORD		offset, time, CRC-32C of the bytes of key and value, one behind the other: the first record
+	 *					at or after number; no row when there is none yet
+	 *		PEEK		partition, offset, time, key, value: the last number records (1000, 8 MB at most) of all
+	 *					partitions each, or of one
+	 * A time is a text with a zone, in UTC, or null.
 	 */
 	GC_FRAME_ANSWER = 'N',
 

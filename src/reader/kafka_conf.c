@@ -6,12 +6,10 @@
  */
 #include "kafka.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "common/options.h"
 
 #define MB ((int64) 1024 * 1024)
+#define RECORD_COST 320			/* bytes of memory of a record in the queue besides its own */
 
 static rd_kafka_conf_t *base;	/* with the server's options; every handle is made from a copy */
 static char *group;
@@ -77,28 +75,6 @@ static const char *const ours_else[][2] = {
 	{"reconnect.backoff.max.ms", "2000"},	/* flowing again soon after a broker is back */
 };
 
-static bool
-set_password_file(const char *path, char *text, size_t size)
-{
-	char		password[4096];
-	int			fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	ssize_t		n = fd < 0 ? -1 : read(fd, password, sizeof(password) - 1);
-	bool		ok;
-
-	if (fd >= 0)
-		close(fd);
-	if (n < 0)
-	{
-		snprintf(text, size, "could not read the file of option \"password_file\": %s", strerror(errno));
-		return false;
-	}
-	password[n] = '\0';
-	password[strcspn(password, "\r\n")] = '\0';
-	ok = set(base, "sasl.password", password, text, size);
-	explicit_bzero(password, sizeof(password));
-	return ok;
-}
-
 /* A number that the conf has. */
 static int64
 get_number(const rd_kafka_conf_t *conf, const char *name)
@@ -112,7 +88,9 @@ get_number(const rd_kafka_conf_t *conf, const char *name)
 /*
  * Memory is for the fetch queue, what is on its way into it, what is held, decoded and to be written. The queue
  * is one for all partitions: they are all forwarded to the consumer's, whose size the library compares
- * with its limit. It should hold a second or two of what the server can store.
+ * with its limits, one for bytes of records and one for their number, for a small record costs more than its
+ * bytes. It should hold a second or two of what the server can store: the library does not fetch for a second
+ * once it has been full (before it had fetch.queue.backoff.ms).
  */
 static bool
 share_memory(const GcSettings *settings, char *text, size_t size)
@@ -123,7 +101,7 @@ share_memory(const GcSettings *settings, char *text, size_t size)
 	int64		receive = get_number(base, "receive.message.max.bytes");
 
 	if (!set_number(base, "queued.max.messages.kbytes", queue / 1024, text, size) ||
-		!set(base, "queued.min.messages", "100000", text, size))
+		!set_number(base, "queued.min.messages", Min(Max(all * 2 / 5 / RECORD_COST, 10000), 10000000), text, size))
 		return false;
 	if (gc_setting(settings, "receive.message.max.bytes") != NULL)
 		fetch = Min(fetch, receive - 512);
@@ -170,8 +148,14 @@ gc_kafka_settings(const GcSettings *settings, char *text, size_t size)
 			snprintf(text, size, "option \"%s\" %s", name, problem);
 			return false;
 		}
-		if (option->flags & GC_OPTION_OURS)
+		if (strcmp(name, "group.id") == 0)
 			continue;
+		if (option->flags & GC_OPTION_OURS)
+		{
+			/* the server has read the file and sends what is in it */
+			snprintf(text, size, "option \"%s\" means nothing to the reader program", name);
+			return false;
+		}
 		if (!set(base, name, settings->options[i].value, text, size))
 			return false;
 	}
@@ -180,9 +164,6 @@ gc_kafka_settings(const GcSettings *settings, char *text, size_t size)
 		snprintf(text, size, "option \"bootstrap.servers\" is missing");
 		return false;
 	}
-	value = gc_setting(settings, "password_file");
-	if (value != NULL && !set_password_file(value, text, size))
-		return false;
 	value = gc_setting(settings, "group.id");
 	group = pg_strdup(value && value[0] ? value : "guest_context");
 	if (!set(base, "group.id", group, text, size))

@@ -21,7 +21,9 @@
 #define PING_MS				1000
 #define PING_UP_MS			5000
 #define QUERY_MOST_MS		(60 * 60 * 1000)
-#define PING_TIMEOUT_MS		4000
+#define PING_TIMEOUT_MS		1000	/* questions wait for it */
+#define PING_UP_TIMEOUT_MS	4000	/* before the server is said not to answer any more */
+#define REFUSED_MS			60000
 #define LOG_LINES			20	/* in LOG_MS; the others are counted */
 #define LOG_MS				10000
 
@@ -35,6 +37,7 @@ static size_t in_room;
 static const GcSource *source;	/* NULL = not configured */
 static GcSettings settings;
 static GcServerState state;		/* 0 = not known */
+static int64 refused_at;
 static bool ping_asked;
 static int64 ping_at;
 static int64 log_at;
@@ -86,6 +89,12 @@ bool
 gc_out_full(void)
 {
 	return gc_out.len - out_done >= out_limit;
+}
+
+bool
+gc_loop_is_up(void)
+{
+	return state == GC_SERVER_UP;
 }
 
 static void
@@ -148,7 +157,13 @@ gc_loop_log(int level, const char *text)
 void
 gc_loop_server(GcServerState new_state, const char *text)
 {
+	if (new_state == GC_SERVER_AUTHENTICATION)
+		refused_at = gc_now();
 	if (state == new_state)
+		return;
+
+	/* that all brokers are down is said of those too that are there and refuse us */
+	if (state == GC_SERVER_AUTHENTICATION && new_state == GC_SERVER_DOWN && gc_now() - refused_at < REFUSED_MS)
 		return;
 	if (new_state == GC_SERVER_FAILED)
 		gc_loop_fail(text);
@@ -249,7 +264,7 @@ ask(GcFrame *frame)
 		gc_probe_ask(job);
 }
 
-static void stop(void) pg_attribute_noreturn();
+static void stop(void) __attribute__((noreturn));
 
 static void
 handle(GcFrame *frame)
@@ -396,7 +411,7 @@ tick(void)
 
 		ping_asked = true;
 		job->kind = GC_JOB_PING;
-		job->deadline = now + PING_TIMEOUT_MS;
+		job->deadline = now + (state == GC_SERVER_UP ? PING_UP_TIMEOUT_MS : PING_TIMEOUT_MS);
 		gc_probe_ask(job);
 	}
 	return Max(Min(wait, source->wait_ms()), 1);

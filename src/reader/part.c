@@ -31,6 +31,7 @@ static uint64 memory;
 static const GcSource *source;
 static bool commit_due;
 static int64 commit_at;
+static int	nchecks;			/* on their way */
 
 static void begin_reading(GcPart *part);
 
@@ -250,6 +251,7 @@ static void
 doubt(GcPart *part)
 {
 	part->checking = true;
+	nchecks++;
 	gc_probe_ask(job_about(part, GC_JOB_CHECK, CHECK_TIMEOUT_MS));
 }
 
@@ -276,6 +278,7 @@ gc_part_checked(GcJob *job)
 	GcPart	   *part = part_of(job);
 	char		text[256];
 
+	nchecks--;
 	if (part == NULL)
 		return;
 	part->checking = false;
@@ -572,7 +575,10 @@ gc_parts_tick(void)
 	{
 		if (part->held_full_at != 0 && !part->paused && part->assigned)
 			wait = Min(wait, 50);
-		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && !gc_out_full() && is_waiting(part))
+
+		/* one at a time, and not when it is the server that is silent: the probe has other things to do */
+		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && nchecks == 0 &&
+			gc_loop_is_up() && !gc_out_full() && is_waiting(part))
 			doubt(part);
 		/* at the end, but not at the partition's: somebody's transaction is open, or was */
 		if (source->transactions && part->end_told && part->active && part->position <= part->told && now - part->told_at >= TELL_MS &&

@@ -2,8 +2,8 @@
  * probe.c: the thread for what blocks.
  *
  * Questions of the server (topics, offsets by time, single records) and the loop's own (is the server
- * there, where does a partition begin and end) wait for brokers. They are answered one after the other, each
- * with a deadline that counts from when it was asked. The loop and this thread share two lists under one lock and
+ * there, where does a partition begin and end) wait for brokers. They are answered one after the other, the
+ * server's each with a deadline that counts from when it was asked. The loop and this thread share two lists under one lock and
  * nothing else; the sources say what of theirs may be used here.
  */
 #include "reader.h"
@@ -53,6 +53,8 @@ gc_job_free(GcJob *job)
 static void
 carry_out(GcJob *job)
 {
+	if (job->kind != GC_JOB_QUERY)
+		job->deadline += gc_now() - job->asked_at;
 	switch (job->kind)
 	{
 		case GC_JOB_PING:
@@ -135,6 +137,7 @@ void
 gc_probe_ask(GcJob *job)
 {
 	job->next = NULL;
+	job->asked_at = gc_now();
 	pthread_mutex_lock(&lock);
 	if (job->kind == GC_JOB_QUERY)
 	{

@@ -130,7 +130,8 @@ typedef struct GcJob
 	GcJobKind	kind;
 	uint32		id;				/* of the query; RANGE, CHECK: of the subscription */
 	GcQuery		what;
-	int64		deadline;		/* ms of gc_now() */
+	int64		deadline;		/* ms of gc_now(); of the loop's own, counted from when it begins */
+	int64		asked_at;
 	char	   *topic;			/* NULL = all */
 	int32		partition;		/* -1 = all */
 	int64		number;
@@ -208,7 +209,8 @@ extern const char *gc_kafka_versions(void);
 extern int	gc_loop_run(void);	/* the exit code */
 extern GcFrameBuffer gc_out;	/* to the server; whole frames only, whenever the loop is reached */
 extern bool gc_out_full(void);
-extern void gc_loop_fail(const char *text) pg_attribute_noreturn();
+extern bool gc_loop_is_up(void);	/* the server answers */
+extern void gc_loop_fail(const char *text) __attribute__((noreturn));	/* the server's own word for it changed in 18 */
 extern void gc_loop_server(GcServerState state, const char *text);
 extern void gc_loop_log(int level, const char *text);
 extern int64 gc_now(void);		/* ms of a clock that only goes forward; any thread */

@@ -6,10 +6,25 @@
 #include "tests.h"
 
 #include <fcntl.h>
+#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static char directory[] = "/tmp/gc_reader.XXXXXX";
+
+static int
+remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	return remove(path);
+}
+
+/* Leaves nothing behind. */
+void
+files_end(void)
+{
+	if (strstr(directory, ".XXXXXX") == NULL)
+		nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
 
 static void
 append_to(const char *topic, int partition, const char *text)
@@ -31,7 +46,7 @@ open_file(void)
 	const char *options[] = {"directory", directory, NULL};
 	Reader	   *reader;
 
-	if (directory[strlen(directory) - 1] == 'X' && mkdtemp(directory) == NULL)
+	if (strstr(directory, ".XXXXXX") != NULL && mkdtemp(directory) == NULL)
 		exit(2);
 	reader = reader_open("file", 64 * MB, options);
 	return reader;
@@ -70,5 +85,103 @@ test_file_lines(void)
 	append_to("guests", 0, ",\"value\":{\"ref\":\"c\",\"modified_at\":\"2026-01-01T00:00:00Z\"}}\n");
 	event = reader_wait(reader, GC_FRAME_RECORD, 3000);
 	CHECK(event && event->offset == strlen(LINE1 LINE2 "\n" LINE3) && event->decodings[0].status == GC_DECODE_UPSERT);
+	reader_close(reader);
+}
+
+/* Several partitions at once, with more than fits anywhere; and questions about them. */
+void
+test_file_partitions(void)
+{
+	Reader	   *reader = open_file();
+	Event	   *event;
+	int64		next[3] = {0};
+	int			count = 0;
+	char		text[600];
+	char		number[32];
+
+	snprintf(text, sizeof(text), "{\"key\":\"k\",\"value\":{\"ref\":\"k\",\"name\":\"%0500d\",\"modified_at\":\"2026-01-01T00:00:00Z\"},\"ts\":1767225600000}\n", 1);
+	for (int i = 0; i < 3000; i++)
+		append_to("orders", i % 3, text);
+	say_subscribe(reader, 1, "orders", 2, NULL, GC_ENVELOPE_PLAIN);
+	for (int i = 0; i < 3; i++)
+	{
+		say_assign(reader, 1, i, 1, 0);
+		say_credit(reader, 1, i, 1, 100 * MB);
+	}
+	while (count < 3000 && (event = reader_next(reader, 5000)) != NULL)
+	{
+		if (event->type != GC_FRAME_RECORD)
+			continue;
+		if (event->offset != next[event->partition] || event->ndecodings != 2)
+			check(false, "records come in order", __LINE__);
+		next[event->partition] += (int64) strlen(text);
+		count++;
+	}
+	CHECK(count == 3000);
+	event = ask(reader, GC_QUERY_TOPICS, NULL, -1, 0);
+	CHECK(event->ok && event->rows == 3 && event->columns == 4);
+	event = ask(reader, GC_QUERY_TOPICS, "nothing", -1, 0);
+	CHECK(!event->ok && event->trouble == GC_TROUBLE_NO_TOPIC);
+	event = ask(reader, GC_QUERY_CLUSTER, NULL, -1, 0);
+	CHECK(event->ok && event->rows == 1);
+	snprintf(number, sizeof(number), "%d", (int) strlen(text) * 1000);
+	event = ask(reader, GC_QUERY_OFFSET, "orders", 1, -1);
+	CHECK(event->ok && strcmp(event->cells[0], number) == 0);
+	event = ask(reader, GC_QUERY_OFFSET, "orders", 1, INT64CONST(1767225600000000));
+	CHECK(event->ok && strcmp(event->cells[0], "0") == 0);
+	event = ask(reader, GC_QUERY_OFFSET, "orders", 1, INT64CONST(1767225600000001));
+	CHECK(event->ok && strcmp(event->cells[0], number) == 0);
+	snprintf(number, sizeof(number), "%d", (int) strlen(text));
+	event = ask(reader, GC_QUERY_RECORD, "orders", 1, 1);
+	CHECK(event->ok && event->rows == 1 && strcmp(event->cells[0], number) == 0);
+	event = ask(reader, GC_QUERY_RECORD, "orders", 1, (int64) strlen(text));
+	CHECK(event->ok && event->rows == 1 && strcmp(event->cells[0], number) == 0);
+	event = ask(reader, GC_QUERY_RECORD, "orders", 1, (int64) strlen(text) * 1000);
+	CHECK(event->ok && event->rows == 0);
+	event = ask(reader, GC_QUERY_PEEK, "orders", -1, 2);
+	CHECK(event->ok && event->rows == 6 && event->columns == 5 && strcmp(event->cells[3], "k") == 0);
+	reader_close(reader);
+}
+
+/* What may happen to files; and topics that are no names of directories. */
+void
+test_file_faults(void)
+{
+	Reader	   *reader = open_file();
+	Event	   *event;
+	char		path[256];
+
+	append_to("faults", 0, LINE1 LINE2);
+	say_subscribe(reader, 1, "faults", 1, NULL, GC_ENVELOPE_PLAIN);
+	say_assign(reader, 1, 0, 1, 5);
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_OUT_OF_RANGE && event->offset == 5);
+	say_assign(reader, 1, 0, 2, 100000);
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_OUT_OF_RANGE && event->high == strlen(LINE1 LINE2));
+	say_assign(reader, 1, 1, 1, 0);
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_NO_TOPIC && event->partition == 1);
+
+	say_assign(reader, 1, 0, 3, 0);
+	say_credit(reader, 1, 0, 3, MB);
+	event = reader_wait(reader, GC_FRAME_POSITION, 3000);
+	CHECK(event && event->at_end && event->offset == strlen(LINE1 LINE2));
+	snprintf(path, sizeof(path), "%s/faults/0.jsonl", directory);
+	CHECK(truncate(path, 3) == 0);
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_OUT_OF_RANGE && event->epoch == 3 && event->low == 0);
+	say_assign(reader, 1, 0, 4, 0);
+	CHECK(reader_wait(reader, GC_FRAME_POSITION, 1000) != NULL);
+	unlink(path);
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_NO_TOPIC && event->epoch == 4);
+
+	append_to("secret", 0, LINE1);
+	say_subscribe(reader, 2, "faults/../secret", 1, NULL, GC_ENVELOPE_PLAIN);
+	say_assign(reader, 2, 0, 1, 0);
+	say_credit(reader, 2, 0, 1, MB);
+	event = reader_wait(reader, GC_FRAME_TROUBLE, 3000);
+	CHECK(event && event->trouble == GC_TROUBLE_NO_TOPIC && event->number == 2);
 	reader_close(reader);
 }

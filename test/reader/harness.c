@@ -5,6 +5,7 @@
 
 #include "harness.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 const char *reader_program;
+bool		reader_sanitized;
 int			npassed;
 int			nfailed;
 const char *test_name = "";
@@ -51,6 +53,8 @@ reader_start(void)
 	if (reader->pid == 0)
 	{
 		dup2(pair[1], STDIN_FILENO);
+		if (!reader_sanitized)
+			dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
 		execl(reader_program, reader_program, NULL);
 		_exit(127);
 	}
@@ -281,7 +285,7 @@ reader_next(Reader *reader, int timeout_ms)
 	for (;;)
 	{
 		GcFrame		frame;
-		ssize_t		size = gc_frame_next(reader->in, reader->in_len, &frame);
+		ssize_t		size = gc_frame_next(reader->in + reader->in_at, reader->in_len - reader->in_at, &frame);
 		struct pollfd fd = {reader->socket, POLLIN, 0};
 		ssize_t		n;
 
@@ -294,8 +298,7 @@ reader_next(Reader *reader, int timeout_ms)
 		{
 			forget(&reader->event);
 			get_event(&frame, &reader->event);
-			memmove(reader->in, reader->in + size, reader->in_len - (size_t) size);
-			reader->in_len -= (size_t) size;
+			reader->in_at += (size_t) size;
 			if (reader->event.type == GC_FRAME_LOG)
 			{
 				if (getenv("GC_READER_LOG"))
@@ -312,6 +315,10 @@ reader_next(Reader *reader, int timeout_ms)
 		}
 		if (reader->closed || poll(&fd, 1, (int) Max(until - now_ms(), 0)) <= 0)
 			return NULL;
+		if (reader->in_at > 0)
+			memmove(reader->in, reader->in + reader->in_at, reader->in_len - reader->in_at);
+		reader->in_len -= reader->in_at;
+		reader->in_at = 0;
 		if (reader->in_room - reader->in_len < 65536)
 		{
 			reader->in_room = Max(2 * reader->in_room, 131072);

@@ -59,6 +59,7 @@ typedef struct Reader
 	int			socket;
 	GcFrameBuffer out;
 	char	   *in;
+	size_t		in_at;			/* taken so far */
 	size_t		in_len;
 	size_t		in_room;
 	bool		closed;
@@ -66,6 +67,7 @@ typedef struct Reader
 } Reader;
 
 extern const char *reader_program;
+extern bool reader_sanitized;
 extern int	npassed;
 extern int	nfailed;
 extern const char *test_name;

@@ -79,6 +79,28 @@ produced(void)
 	rd_kafka_flush(producer, 10000);
 }
 
+/* What a group has committed. */
+int64
+committed(const char *group, const char *topic, int32 partition)
+{
+	char		text[512];
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+	rd_kafka_t *consumer;
+	int64		offset;
+
+	rd_kafka_conf_set(conf, "bootstrap.servers", rd_kafka_mock_cluster_bootstraps(cluster()), text, sizeof(text));
+	rd_kafka_conf_set(conf, "group.id", group, text, sizeof(text));
+	rd_kafka_conf_set(conf, "log_level", "0", text, sizeof(text));
+	consumer = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+	rd_kafka_topic_partition_list_add(list, topic, partition);
+	rd_kafka_committed(consumer, list, 5000);
+	offset = list->elems[0].offset;
+	rd_kafka_topic_partition_list_destroy(list);
+	rd_kafka_destroy(consumer);
+	return offset;
+}
+
 Reader *
 open_kafka(uint64 memory)
 {

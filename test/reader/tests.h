@@ -22,6 +22,7 @@ extern void produce(const char *topic, int32 partition, const char *key, const c
 extern void produce_headers(const char *topic, int32 partition, const char *key, const char *value, size_t len,
 							const char *header, const char *text);
 extern void produced(void);
+extern int64 committed(const char *group, const char *topic, int32 partition);
 extern Reader *open_kafka(uint64 memory);
 
 /* raw_batch.c: partition 0 of a topic that the first broker leads */
@@ -39,7 +40,18 @@ typedef struct RawBatch
 
 extern void produce_batch(const char *topic, const RawBatch *raw);
 
+extern void files_end(void);
 extern void test_file_lines(void);
+extern void test_file_partitions(void);
+extern void test_file_faults(void);
+extern void test_process_options(void);
+extern void test_process_garbage(void);
+extern void test_process_parent(void);
+extern void test_process_limits(void);
+extern void test_process_slow_server(void);
+extern void test_process_subscriptions(void);
+extern void test_process_fuzz(void);
+
 extern void test_kafka_records(void);
 extern void test_kafka_credit(void);
 extern void test_kafka_neighbours(void);

@@ -108,8 +108,8 @@ CREATE TYPE shape AS (big bigint, small smallint, at timestamptz, val text, modi
 SELECT guest_context.create_entity('wide', 'shape', key => '{big, small, at}');
 SELECT guest_context.apply('wide', (SELECT json_agg(json_build_object('big', i, 'small', i % 3, 'at', timestamptz '2024-01-01 00:00:00Z' + i * interval '1 day',
 	'val', 'value ' || i, 'modifiedAt', '2024-01-01T00:00:00Z')) FROM generate_series(1, 100) i));
-CREATE TABLE few (i int, s bigint, d date);
-INSERT INTO few VALUES (7, 1, '2024-01-08'), (8, 2, '2024-01-09'), (9, 0, '2025-01-01');
+CREATE TABLE few (i int, s bigint, d timestamptz);
+INSERT INTO few VALUES (7, 1, '2024-01-08Z'), (8, 2, '2024-01-09Z'), (9, 0, '2025-01-01Z');
 SET timezone = 'UTC';
 CREATE FUNCTION nodes(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE line text; found text;
@@ -119,15 +119,16 @@ BEGIN
 	END LOOP;
 	RETURN found;
 END $$;
-SELECT nodes($$SELECT * FROM wide WHERE big = 7 AND small = 1::smallint AND at = date '2024-01-08'$$) AS widened,
-       nodes($$SELECT * FROM wide WHERE 7 = big AND small = 1::smallint AND date '2024-01-08' = at$$) AS turned_round,
-       nodes($$SELECT * FROM wide WHERE big = 7 AND small = 1 AND at = date '2024-01-08'$$) AS narrowed;
-SELECT val FROM wide WHERE big = 7 AND small = 1::smallint AND at = date '2024-01-08';
-SELECT val FROM wide WHERE 7 = big AND small = 1 AND date '2024-01-08' = at;
-SELECT val FROM wide WHERE big = 7 AND small = 70000 AND at = date '2024-01-08';
+SELECT nodes($$SELECT * FROM wide WHERE big = 7 AND small = 1::smallint AND at = '2024-01-08Z'$$) AS widened,
+       nodes($$SELECT * FROM wide WHERE 7 = big AND small = 1::smallint AND '2024-01-08Z' = at$$) AS turned_round,
+       nodes($$SELECT * FROM wide WHERE big = 7 AND small = 1 AND at = '2024-01-08Z'$$) AS narrowed;
+SELECT val FROM wide WHERE big = 7 AND small = 1::smallint AND at = '2024-01-08Z';
+SELECT val FROM wide WHERE 7 = big AND small = 1 AND '2024-01-08Z' = at;
+SELECT val FROM wide WHERE big = 7 AND small = 1::smallint AND at = date '5000000-01-01';
+SELECT val FROM wide WHERE big = 7 AND small = 70000 AND at = '2024-01-08Z';
 SELECT w.val FROM few f JOIN wide w ON w.big = f.i AND w.small = f.s AND w.at = f.d ORDER BY 1;
-PREPARE by_int(int, smallint, date) AS SELECT val FROM wide WHERE big = $1 AND small = $2 AND at = $3;
-EXECUTE by_int(8, 2, '2024-01-09');
+PREPARE by_int(int, smallint, timestamptz) AS SELECT val FROM wide WHERE big = $1 AND small = $2 AND at = $3;
+EXECUTE by_int(8, 2, '2024-01-09Z');
 RESET timezone;
 RESET search_path;
 SELECT guest_context.drop_entity('read_wide.wide');

@@ -28,6 +28,19 @@ RESET plan_cache_mode;
 -- Beside the target of an UPDATE.
 UPDATE others o SET seen = t.name FROM things t WHERE t.id = 5::int8 AND t.id = o.id RETURNING o.*;
 
+-- One key after the other, over records that were undone: what the index notes of those is kept for the next key.
+CREATE FUNCTION json_of(first int, last int, name text) RETURNS json LANGUAGE sql AS $$
+	SELECT json_agg(json_build_object('id', i, 'name', name, 'modified_at', '2026-02-01T00:00:00Z')) FROM generate_series(first, last) i $$;
+SELECT guest_context.apply('things', json_of(1000, 1999, 'right')) IS NOT NULL AS applied;
+BEGIN;
+SELECT guest_context.apply('things', json_of(1, 2500, 'undone')) IS NOT NULL AS applied;
+SELECT guest_context.apply('things', json_of(1, 2500, 'undone again')) IS NOT NULL AS applied;
+ROLLBACK;
+SELECT count(*), count(name), min(name), max(name), count(DISTINCT name) FROM generate_series(1000, 3000) i,
+	LATERAL (SELECT t.name FROM things t WHERE t.id = i OFFSET 0) t;
+SELECT count(*), count(name), min(name), max(name), count(DISTINCT name) FROM generate_series(1000, 3000) i,
+	LATERAL (SELECT t.name FROM things t WHERE t.id = i OFFSET 0) t;
+
 -- Called directly, with what is no key.
 \set position 'v.gc_dataset, v.gc_arrived_at, v.modified_at, v.gc_source, v.gc_partition, v.gc_offset, v.ctid'
 \set plan 'guest_context._plan(''things_versions''::regclass)'
@@ -40,5 +53,12 @@ SELECT count(*) FROM things_versions v WHERE guest_context._is_current(:plan, v.
 SELECT count(*) FROM things_versions v
 	WHERE guest_context._is_current(:plan, :position, v.id) AND guest_context._is_current(:plan, :position, v.name);
 
+-- A tree that is changed itself is read leaf by leaf, and so is a sample of it.
+BEGIN;
+UPDATE things_versions v SET name = name || '!' WHERE guest_context._is_current(:plan, :position, v.id);
+DELETE FROM things_versions v WHERE guest_context._is_current(:plan, :position, v.id) AND v.id = 5;
+SELECT count(*) AS sampled FROM things_versions v TABLESAMPLE BERNOULLI (0) WHERE guest_context._is_current(:plan, :position, v.id);
+ROLLBACK;
+SELECT guest_context._refuse_write();
 SET client_min_messages = warning;
 DROP SCHEMA read_keys CASCADE;

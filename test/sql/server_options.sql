@@ -115,6 +115,19 @@ RESET SESSION AUTHORIZATION;
 CREATE FOREIGN DATA WRAPPER regress_conn_other;
 CREATE SERVER other FOREIGN DATA WRAPPER regress_conn_other;
 SELECT * FROM guest_context.check_server('other');
+-- options that no validator has seen
+SET client_min_messages = error;
+ALTER FOREIGN DATA WRAPPER guest_context NO VALIDATOR;
+CREATE SERVER unseen FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" 'localhost', "plugin.library.paths" '/tmp/x.so');
+CREATE SERVER unseen_map FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" 'localhost');
+CREATE USER MAPPING FOR CURRENT_USER SERVER unseen_map OPTIONS ("sasl.kerberos.kinit.cmd" 'touch /tmp/hush');
+ALTER FOREIGN DATA WRAPPER guest_context VALIDATOR guest_context._options_validator;
+RESET client_min_messages;
+SELECT * FROM guest_context.check_server('unseen');
+SELECT * FROM guest_context.check_server('unseen_map');
+DROP SERVER unseen;
+DROP USER MAPPING FOR CURRENT_USER SERVER unseen_map;
+DROP SERVER unseen_map;
 -- the password file
 SET SESSION AUTHORIZATION regress_conn_files;
 SELECT * FROM guest_context.check_server('files');

@@ -117,13 +117,15 @@ unlike($report, qr/password_file/, 'the reader does not hear of the file');
 $node->safe_psql('postgres', qq{ALTER USER MAPPING FOR app SERVER events OPTIONS (ADD "sasl.password" '$secret', DROP password_file)});
 
 # Answers.
+$node->safe_psql('postgres', qq{CREATE USER MAPPING FOR app SERVER plain OPTIONS ("sasl.username" 'svc', "sasl.password" '$secret', "ssl.key.password" '$secret')});
 is(ask(q{SELECT * FROM guest_context.check_server('plain')}) =~ s/\|.*//mgr, "resolve\nconnect\nmetadata", 'steps that do not apply are left out');
-unlike(report(), qr/sasl/, 'a server without SASL takes nothing of a mapping');
+unlike(report(), qr/sasl|ssl/, 'a server without SASL takes nothing of a mapping');
 is(ask(q{SELECT * FROM guest_context.topics('plain')}), "orders|2|5|17\nguests|1|0|0\nodd|1||", 'topics: partitions are added up');
 is( ask(q{SELECT partition, record_offset, ts, key, left(value, 7), length(value) FROM guest_context.peek('plain', 'orders')},
 		q{SET timezone = 'UTC'}),
-	qq(0|41|2026-11-22 16:42:59.25+00|k|{"a":1}|7\n1|42||||\n0|43|2026-11-22 16:43:00+00|\\xff00|\xc3\xa4|1\n0|44|||xxxxxxx|3000000),
+	qq(1|42||||\n0|41|2026-11-22 16:42:59.25+00|k|{"a":1}|7\n0|43|2026-11-22 16:43:00+00|\\xff00|\xc3\xa4|1\n0|44|||xxxxxxx|3000000),
 	'peek: text as it is, bytes as bytea shows them, a large value');
+is(ask(q{SELECT record_offset FROM guest_context.peek('plain', 'orders', 2)}), "43\n44", 'peek: the newest of all partitions');
 report();
 
 # Who calls it as somebody else.
@@ -189,6 +191,36 @@ like( ask(q{DO $$ BEGIN PERFORM * FROM guest_context.peek('plain', 'orders', tim
 		=~ s/^$/caught/r, qr/caught/, 'an error that is caught');
 reader_is_gone('ends the reader');
 
+# Many in one session leave nothing in it.
+mode('exit');
+$node->safe_psql('postgres', q{
+	CREATE FUNCTION fails() RETURNS boolean LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM * FROM guest_context.topics('plain');
+		RETURN false;
+	EXCEPTION WHEN connection_failure THEN RETURN true;
+	END $$});
+my $many = $node->background_psql('postgres');
+my $many_pid = $many->query_safe('SELECT pg_backend_pid()');
+sub left_behind
+{
+	my $links = join ' ', map { readlink($_) // '' } glob "/proc/$many_pid/fd/*";
+	my $sockets = () = $links =~ /socket:/g;
+	my $pipes = () = $links =~ /pipe:/g;
+	return "$sockets sockets, $pipes pipes, children: " . slurp_file("/proc/$many_pid/task/$many_pid/children")
+	  . ', contexts: ' . $many->query_safe(q{SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'guest_context reader'});
+}
+my $at_first = left_behind();
+is($many->query_safe('SELECT bool_and(fails()) FROM generate_series(1, 30)'), 't', 'thirty errors in one statement');
+is(left_behind(), $at_first, 'leave no descriptor, child or memory');
+mode('good');
+is($many->query_safe('SELECT bool_or(fails()) FROM generate_series(1, 30)'), 'f', 'thirty calls');
+is(left_behind(), $at_first, 'leave nothing either');
+$many->quit;
+report();
+
+mode('hang');
+
 # A session that waits, and what becomes of it.
 sub waiting
 {
@@ -218,6 +250,13 @@ my $log = slurp_file($node->logfile);
 unlike($log, qr/\Q$secret\E/, 'X10: no secret in the log at debug5');
 like($log, qr/option "sasl.password" is a secret and cannot be an option of a server/, 'which has the errors');
 unlike($log, qr/TRAP|PANIC|[] ]XX[0-9A-Z]{3}[: ]/, 'and nothing unexpected');
+
+# X3: a dump by a superuser has it, as those of all wrappers, and no other dump.
+$node->safe_psql('postgres', 'CREATE ROLE dumper LOGIN IN ROLE pg_read_all_data');
+my %dumps = map { $_->[0] => (run_command([ 'pg_dump', '-d', $node->connstr('postgres'), @$_[ 1 .. $#$_ ] ]))[0] } [ 'super' ], [ 'plain', '-U', 'dumper' ];
+like($dumps{super}, qr/CREATE USER MAPPING FOR app SERVER events OPTIONS.*\Q$secret\E/s, 'X3: a dump by a superuser has secrets');
+like($dumps{plain}, qr/CREATE USER MAPPING FOR app SERVER events;/, 'X3: one by another role has the mapping');
+unlike($dumps{plain}, qr/\Q$secret\E/, 'X3: and no secret');
 
 # X4: what the server is told to record it records, and who says a secret then is warned.
 my $create = qq{CREATE USER MAPPING FOR watcher SERVER events OPTIONS ("sasl.username" 'svc', "sasl.password" '$secret-2')};

@@ -16,11 +16,12 @@ my $journal = PostgreSQL::Test::Utils::tempdir();
 chmod 0755, $journal;
 mkdir "$journal/$_" or die "$journal/$_: $!" for qw(guests orders);
 
-# Lines at the end of a partition's file.
+# Lines at the end of a partition's file; the topic is one of the journal's, or a path.
 sub append
 {
 	my ($topic, $partition, @lines) = @_;
-	open(my $f, '>>', "$journal/$topic/$partition.jsonl") or die "$topic: $!";
+	$topic = "$journal/$topic" unless $topic =~ m{^/};
+	open(my $f, '>>', "$topic/$partition.jsonl") or die "$topic: $!";
 	print $f map { "$_\n" } @lines;
 	close($f) or die "$topic: $!";
 	return;
@@ -75,6 +76,24 @@ becomes(q{SELECT string_agg(state, ',' ORDER BY changelog) FROM guest_context.st
 like(app(q{SELECT string_agg(partition || ':' || next_offset, ',' ORDER BY partition) FROM guest_context.offsets('shop.orders')}), qr/^0:\d+,1:\d+$/, 'offsets by partition');
 is(app(qq{SELECT guest_context.wait_for('shop.orders', 'orders', 0, 0)}), 't', 'wait_for what is there');
 is(app(qq{SELECT guest_context.wait_for('shop.orders', 'orders', 0, 1000000, '100 ms')}), 'f', 'wait_for what is not');
+
+# --- another server of the same owner has a worker of its own
+
+my $second = PostgreSQL::Test::Utils::tempdir();
+chmod 0755, $second;
+mkdir "$second/guests" or die "$second/guests: $!";
+append("$second/guests", 0, '{"key":"s1","value":{"ref":"s1","firstName":"Sue","modifiedAt":"2024-03-24T12:18:19Z"}}');
+$node->safe_psql('postgres', qq{
+	CREATE SERVER second TYPE 'file' FOREIGN DATA WRAPPER guest_context OPTIONS (directory '$second');
+	GRANT USAGE ON FOREIGN SERVER second TO app;
+});
+app(q{SELECT guest_context.create_changelog('shop.guests', 'second', 'guests', name => 'second')});
+becomes(q{SELECT first_name FROM shop.guests WHERE ref = 's1'}, 'Sue', 'a second server of the same owner is read');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'}), '2', 'by a worker of its own');
+append("$second/guests", 0, '{"key":"s1","value":null,"ts":1711975000000}');
+becomes(q{SELECT count(*) FROM shop.guests WHERE ref = 's1'}, '0', 'and so is what comes from there');
+app(q{SELECT guest_context.drop_changelog('second')});
+becomes(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'}, '1', 'which ends when it has nothing to read');
 
 # --- bad records
 

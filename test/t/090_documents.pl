@@ -8,6 +8,10 @@
 #
 #	<!-- as ROLE -->	run as somebody else (postgres is the superuser)
 #	<!-- not run -->	needs what a test does not have, or prints what changes
+#	<!-- append to FILE -->	not SQL: the block's lines go to the end of that file
+#
+# Journal files are below /var/lib/journal there; here that is a directory of the test, in
+# statements, in what they print, and in FILE.
 #
 # And docs/reference.md is complete: it has every function with its arguments, every
 # view with its columns, every setting.
@@ -17,6 +21,7 @@ use strict;
 use warnings;
 
 use File::Basename;
+use File::Path qw(make_path);
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -29,6 +34,19 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ]);
 $node->append_conf('postgresql.conf', "max_worker_processes = 16\n");
 $node->start;
+
+# What /var/lib/journal stands for, another one for each document.
+my $journal;
+
+sub append_to
+{
+	my ($file, @lines) = @_;
+	$file =~ s{^/var/lib/journal(?=/)}{$journal} or die "$file is not below /var/lib/journal";
+	make_path(dirname($file));
+	open my $fh, '>>:encoding(UTF-8)', $file or die "cannot write $file: $!";
+	print $fh map { "$_\n" } @lines;
+	close $fh or die "cannot write $file: $!";
+}
 
 sub slurp_utf8
 {
@@ -44,9 +62,11 @@ sub run_block
 	my ($database, $role, $sql) = @_;
 	my $out = '';
 	utf8::encode($sql);
+	$sql =~ s{/var/lib/journal\b}{$journal}g;
 	IPC::Run::run([ 'psql', '-X', '-q', '-h', $node->host, '-p', $node->port, '-U', $role, '-d', $database ],
 		'<', \$sql, '>&', \$out);
 	utf8::decode($out);
+	$out =~ s{\Q$journal\E}{/var/lib/journal}g;
 	$out =~ s/[ \t]+$//mg;
 	$out =~ s/\s+\z/\n/;
 	return $out;
@@ -56,8 +76,10 @@ sub check_document
 {
 	my ($name, $database, $owner) = @_;
 	my @lines = split /\n/, slurp_utf8("$root/$name"), -1;
-	my ($role, $run, @out) = ('shop_owner', 1);
+	my ($role, $run, $file, @out) = ('shop_owner', 1);
 	my $blocks = 0;
+	$journal = PostgreSQL::Test::Utils::tempdir();
+	chmod 0755, $journal;
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database OWNER $owner");
 	for (my $i = 0; $i < @lines; $i++)
@@ -66,6 +88,7 @@ sub check_document
 		push @out, $line;
 		if ($line =~ /^<!-- as (\w+) -->$/) { $role = $1 }
 		elsif ($line eq '<!-- not run -->') { $run = 0 }
+		elsif ($line =~ /^<!-- append to (\S+) -->$/) { $file = $1 }
 		next unless $line =~ /^```(\w*)$/;
 
 		# the block
@@ -74,6 +97,12 @@ sub check_document
 		{
 			push @out, $lines[$i];
 			last if $lines[$i] eq '```';
+		}
+		if (defined $file)
+		{
+			append_to($file, @lines[ $from .. $i - 1 ]);
+			undef $file;
+			next;
 		}
 		my $sql = join "\n", @lines[ $from .. $i - 1 ], '';
 		next unless $language eq 'sql';
@@ -136,13 +165,13 @@ for (
 		  WHERE pronamespace = 'guest_context'::regnamespace AND proname !~ '^_' ORDER BY 1}))
 {
 	my ($function, $arguments) = split /\|/, $_, 2;
-	is(missing($function, map { /^(\w+)/ } split /, /, $arguments),
+	is(missing($function, map { /^(?:OUT )?(\w+)/ } split /, /, $arguments),
 		'', "the reference has $function($arguments)");
 }
 for my $view (
 	rows(
 		q{SELECT relname FROM pg_class
-		  WHERE relnamespace = 'guest_context'::regnamespace AND relkind = 'v' ORDER BY 1}))
+		  WHERE relnamespace = 'guest_context'::regnamespace AND relkind = 'v' AND relname !~ '^_' ORDER BY 1}))
 {
 	my @columns = rows(
 		qq{SELECT attname FROM pg_attribute WHERE attrelid = 'guest_context.$view'::regclass AND attnum > 0});

@@ -190,14 +190,20 @@ sub elect_leader
 
 # --- groups
 
-# What a group has committed: { topic => { partition => offset } }.
+# What a group has committed: { topic => { partition => offset } }. Offsets have one partition here.
 sub group_offsets
 {
 	my ($address, $group) = @_;
 	my (%offsets, $code);
-	for my $try (1 .. 100)
+	for my $try (1 .. 300)
 	{
-		my $in = request($address, 9, 2, string($group) . pack('N', 0xffffffff));
+		select undef, undef, undef, 0.1 if $try > 1;
+
+		# without this topic no group has ever committed; its leader knows, once it has read it
+		my $metadata = metadata($address, '__consumer_offsets');
+		my $leaders = $metadata->{topics}{'__consumer_offsets'} or return {};
+		my $coordinator = $metadata->{brokers}{ $leaders->{0} } or next;
+		my $in = request($coordinator, 9, 2, string($group) . pack('N', 0xffffffff));
 		%offsets = ();
 		get_array(\$in,
 			sub {
@@ -213,12 +219,9 @@ sub group_offsets
 				return;
 			});
 		$code = int16(\$in);
-		last if $code != 14;
-		select undef, undef, undef, 0.1;
+		last unless $code == 14 || $code == 15 || $code == 16;
 	}
-	# no group has ever committed anything
-	return {} if $code == 15 || $code == 16;
-	check($code, "offsets of group $group");
+	check($code // 15, "offsets of group $group");
 	return \%offsets;
 }
 

@@ -10,12 +10,17 @@ use Property::Query;
 use Property::Mutants;
 
 # Ways of reading: settings of the session, for one transaction.
+my @parallel = (
+	'parallel_setup_cost = 0', 'parallel_tuple_cost = 0', 'min_parallel_table_scan_size = 0',
+	'min_parallel_index_scan_size = 0', 'max_parallel_workers_per_gather = 2');
+# then small tables too are read as a whole, where each page alone costs too little to count
+my @whole = (@parallel, 'seq_page_cost = 0', 'random_page_cost = 0', 'cpu_tuple_cost = 0');
 our %mode = (
 	default => [],
-	parallel => [
-		'parallel_setup_cost = 0', 'parallel_tuple_cost = 0', 'min_parallel_table_scan_size = 0',
-		'min_parallel_index_scan_size = 0', 'max_parallel_workers_per_gather = 2'
-	],
+	parallel => \@parallel,
+	parallel_whole => \@whole,
+	parallel_whole_no_leader => [ @whole, 'parallel_leader_participation = off' ],
+	parallel_whole_little_memory => [ @whole, "guest_context.window_memory = '64kB'" ],
 	nested_loop => [ 'enable_hashjoin = off', 'enable_mergejoin = off' ],
 	merge_join => [ 'enable_hashjoin = off', 'enable_nestloop = off', 'enable_hashagg = off' ],
 	no_index => [ 'enable_indexscan = off', 'enable_bitmapscan = off' ],
@@ -24,14 +29,11 @@ our %mode = (
 	no_pruning => ['enable_partition_pruning = off'],
 	partitionwise => [ 'enable_partitionwise_join = on', 'enable_partitionwise_aggregate = on' ],
 	little_memory => [ "work_mem = '64kB'", "guest_context.window_memory = '64kB'" ],
-	little_memory_parallel => [
-		"guest_context.window_memory = '64kB'", 'parallel_setup_cost = 0', 'parallel_tuple_cost = 0',
-		'min_parallel_table_scan_size = 0', 'max_parallel_workers_per_gather = 2'
-	]);
+	little_memory_parallel => [ @parallel, "guest_context.window_memory = '64kB'" ]);
 
 # What every check asks, and how much else.
 use constant QUERIES => 10;
-use constant MODES => 2;
+use constant MODES => 3;
 
 sub new { my ($class, %arg) = @_; return bless { %arg, prepared => {}, used => {} }, $class }
 
@@ -70,8 +72,11 @@ sub run
 	{
 		my $mode = one_of(@modes);
 		push @queries, map { [ $_->[0], $_->[1], $mode ] } grep { $_->[0] eq 'all' || chance(35) } grep { $_->[2] eq 'default' } @queries;
+		# processes that do not keep step
+		push @queries, map { [ 'slow', Property::Query::slow($play, $_), $mode ] } $play->entities if $mode =~ /parallel/;
 	}
 	$self->compare(@queries);
+	$self->note_plans(grep { chance($_->[2] eq 'default' ? 10 : 30) } @queries);
 	$self->prepared;
 	$self->twins_are_alike;
 	$reader->run('COMMIT;');
@@ -148,6 +153,38 @@ sub compare
 		$self->{play}{count}++;
 		next if $lines[$i] eq $lines[ @queries + $wanted{$query} ];
 		$self->differ($kind, $query, $mode);
+	}
+	return;
+}
+
+# Which plans these queries have: those that ought to occur are counted.
+sub note_plans
+{
+	my ($self, @queries) = @_;
+	my ($story, $n) = ($self->{play}{story}, 0);
+	my $sql = join '', map {
+		my ($kind, $query, $mode) = @$_;
+		my @settings = @{ $mode{$mode} };
+		join('', map { "SET LOCAL $_;\n" } @settings) . 'EXPLAIN (COSTS OFF) ' . digest($self->over_views($query)) . ";\n"
+		  . join('', map { 'RESET ' . s/ =.*//r . ";\n" } @settings) . "\\echo end of plan\n"
+	} @queries;
+
+	for my $plan (split /end of plan\n/, $self->{play}{reader}->run($sql))
+	{
+		my $mode = $queries[ $n++ ][2];
+		my @found;
+		push @found, 'the whole' if $plan =~ /(?<!Parallel )Custom Scan \(TruthScan\)/;
+		if ($plan =~ /Parallel Custom Scan \(TruthScan\)/)
+		{
+			push @found, 'the whole in parallel';
+			push @found, 'the whole in parallel, without the leader' if $mode =~ /no_leader/;
+			push @found, 'the whole in parallel, without a map' if $mode =~ /little_memory/;
+		}
+		elsif ($mode =~ /little_memory/ && @found) { push @found, 'the whole, without a map' }
+		push @found, map { "Append and $_" } grep { $plan =~ /$_/ } qw(_is_current _is_newest);
+		push @found, 'by key, joined' if $plan =~ /Nested Loop(?s:.*)Custom Scan \(KeyScan\)/;
+		push @found, 'by key' if $plan =~ /Custom Scan \(KeyScan\)/;
+		$story->note_all("plan: $_") for @found;
 	}
 	return;
 }

@@ -46,7 +46,9 @@ sub play
 	{
 		$self->{step} = "phase $phase";
 		$self->event($story->{events}[ $phase - 1 ]) if $phase > 0;
+		$self->change_filters if $story->{filters} && chance(60);
 		$self->insert(@{ $story->{inserts}[$phase] || [] });
+		$self->change_filters if $story->{filters} && chance(40);
 		$self->{check}->run($phase == @{ $story->{events} });
 	}
 	$self->{step} = 'end';
@@ -67,6 +69,8 @@ GRANT USAGE ON SCHEMA $schema TO property_reader;
 CREATE COLLATION $schema.no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 CREATE TYPE $schema.color AS ENUM ('red', 'green', 'blue');
 CREATE DOMAIN $schema.key_domain AS text CHECK (VALUE <> '');
+CREATE FUNCTION $schema.slow(val text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS
+	'BEGIN IF hashtext(val) % 40 = 0 THEN PERFORM pg_sleep(0.0003); END IF; RETURN true; END';
 SQL
 	$self->{reader}->run("CREATE TEMP TABLE ids (id int);");
 	return;
@@ -129,10 +133,69 @@ sub make_leaves
 	{
 		my $leaf = "$self->{schema}." . quote_name("$entity->{name}_speed_past$i");
 		my ($from, $to) = map { stamp($_) } $cuts[$i], $cuts[ $i + 1 ] // $oldest;
-		$sql .= "CREATE TABLE $leaf (LIKE $speed INCLUDING ALL);\n"
+		# some have their columns in other places than the tree
+		my $elsewhere = chance(25);
+		$self->{story}->note_all('partition with its columns elsewhere') if $elsewhere;
+		$sql .= "CREATE TABLE $leaf (" . ($elsewhere ? 'scratch int, ' : '') . "LIKE $speed INCLUDING ALL);\n"
+		  . ($elsewhere ? "ALTER TABLE $leaf DROP COLUMN scratch;\n" : '')
 		  . "ALTER TABLE $speed ATTACH PARTITION $leaf FOR VALUES FROM ('$from') TO ('$to');\n";
 	}
 	$self->{owner}->run($sql);
+	return;
+}
+
+# --- key filters -------------------------------------------------------------------
+
+use constant PAST => 40;       # percent of the partitions that get one, when their time is over
+use constant PRESENT => 10;    # and when it is not: then what is applied goes into it too
+
+# Filters that come, are made again, and go, at any moment; maintenance makes some too.
+sub change_filters
+{
+	my ($self) = @_;
+	my $sql = '';
+
+	for my $entity ($self->entities)
+	{
+		for my $leaf ($self->leaves($entity))
+		{
+			if (!$leaf->{filter})
+			{
+				next unless chance($leaf->{to} <= $self->{story}{base} ? PAST : PRESENT);
+				$sql .= "CREATE INDEX ON $leaf->{name} USING gc_key_filter (" . join(', ', map { quote_name($_) } @{ $entity->{key} }) . ");\n";
+			}
+			elsif (chance(8)) { $sql .= "DROP INDEX $leaf->{filter};\n" }
+			elsif (chance(8)) { $sql .= "REINDEX INDEX $leaf->{filter};\n" }
+		}
+	}
+	$self->{owner}->run($sql);
+	return;
+}
+
+# The partitions of an entity's records: bounds, and the names of their filters.
+sub leaves
+{
+	my ($self, $entity) = @_;
+	my $at = sub { "(extract(epoch FROM substring(pg_get_expr(c.relpartbound, c.oid) FROM \$\$$_[0] \\('([^']+)'\\)\$\$)::timestamptz) * 1000000)::bigint" };
+
+	return map { my %leaf; @leaf{qw(name from to filter)} = @$_; \%leaf } $self->{owner}->rows(
+		"SELECT c.oid::regclass, @{[ $at->('FROM') ]}, @{[ $at->('TO') ]}, (SELECT min(x.indexrelid::regclass::text) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
+		  . " JOIN pg_am a ON a.oid = i.relam WHERE x.indrelid = c.oid AND a.amname = 'gc_key_filter') FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid"
+		  . " WHERE h.inhparent = @{[ quote_value($self->speed($entity)) ]}::regclass ORDER BY 2;");
+}
+
+# Notes what is about to be written where a filter stands.
+sub note_filters
+{
+	my ($self, $entity, @records) = @_;
+	my @filtered = grep { $_->{filter} } $self->leaves($entity) or return;
+
+	$self->{story}->note_all('key filter');
+	for my $record (@records)
+	{
+		$self->{story}->note('record that comes after its key filter', $record->{h} % $self->{story}{histories})
+		  if grep { $record->{arrival} >= $_->{from} && $record->{arrival} < $_->{to} } @filtered;
+	}
 	return;
 }
 
@@ -153,6 +216,7 @@ sub insert
 		{
 			$row->{$_} = $row->{again_of}{$_} for qw(version source partition offset arrival);
 		}
+		$self->note_filters($entity, @rows) if @rows;
 		push @written, $self->copy($entity, @rows);
 		$self->{reference}->add_record($_) for @written;
 		$self->remember($entity, @written);
@@ -185,7 +249,12 @@ sub copy
 		{
 			$before = $entity->{dropped_before} // 0;
 			@rows = grep { $_ && $_->{arrival} >= $before } @$part;
-			$error = eval { $self->{owner}->run($self->copy_sql($entity, @rows)) if @rows; 1 } ? '' : $@;
+			# some are written, undone, and written again
+			my $sql = $self->copy_sql($entity, @rows);
+			my $undone = chance(12);
+			$self->{story}->note_all('records written and undone') if $undone;
+			$sql = "BEGIN;\n$sql\nROLLBACK;\n$sql" if $undone;
+			$error = eval { $self->{owner}->run($sql) if @rows; 1 } ? '' : $@;
 			# maintenance may have come in between
 			$self->see_maintenance if $error =~ /^ERROR: +23514: no partition/;
 		} while ($error && ($entity->{dropped_before} // 0) > $before);

@@ -24,6 +24,9 @@ our %kind = (
 
 sub all { my ($entity) = @_; return "SELECT e::text FROM {$entity->{n}} e" }
 
+# All of it by processes that do not keep step: one waits now and then, between one row and the next.
+sub slow { my ($play, $entity) = @_; return all($entity) . " WHERE $play->{schema}.slow(e.val)" }
+
 # key columns of an alias, or the columns that hold the parent's key
 sub columns { my ($alias, $names) = @_; return map { "$alias." . quote_name($_) } @$names }
 

@@ -18,6 +18,10 @@ use constant DAY => 24 * HOUR;
 use constant OLDEST_ARRIVAL => 6 * DAY;
 use constant OLDEST_VERSION => 4 * DAY;
 
+# Plans that must occur, see Check.
+our @plans = ('the whole', 'the whole in parallel', 'the whole in parallel, without the leader', 'the whole in parallel, without a map',
+	'the whole, without a map', 'Append and _is_current', 'Append and _is_newest', 'by key', 'by key, joined');
+
 # What must occur: in this many percent of the histories at least, see run.
 our @features = (
 	(map { 'key ' . join '+', @$_ } @key_kinds), 'activation', 'activation of an old dataset', 'all versions equal', 'apply',
@@ -25,8 +29,9 @@ our @features = (
 	'dataset row in its window', 'default', 'delete', 'delete and insert at one time', 'expires at this moment', 'expiry',
 	'external dataset', 'key twice in a dataset', 'late record', 'no parent', 'null', 'object child', 'other parent',
 	'permuted and repeated', 'read twice', 'read twice at other times', 'read with an old snapshot', 'rollback', 'second activation',
-	'partitions dropped', 'tie', 'tie in a dataset', 'tombstone in a dataset', 'tombstone taken over', 'tombstone with values', 'two levels of children',
-	'arrival at the start of a window', 'arrival just before a window', 'arrival just after a window begins', 'arrival where a partition begins');
+	'key filter', 'partition with its columns elsewhere', 'record that comes after its key filter', 'records written and undone', 'partitions dropped', 'tie', 'tie in a dataset', 'tombstone in a dataset', 'tombstone taken over', 'tombstone with values', 'two levels of children',
+	'arrival at the start of a window', 'arrival just before a window', 'arrival just after a window begins', 'arrival where a partition begins',
+	map { "plan: $_" } @plans);
 
 # new(seed, number of the schema, histories, records in each, base)
 sub new
@@ -35,6 +40,7 @@ sub new
 	my $self = bless { %arg, schema => "p$arg{number}", seen => {} }, $class;
 	srand($arg{seed} * 1_000_003 + $arg{number});
 	$self->{twins} = int($self->{histories} / 5);
+	$self->{filters} = chance(60);
 	$self->make_entities;
 	$self->make_events;
 	$self->make_cuts;
