@@ -688,6 +688,35 @@ check_sizes(Record *record)
 	return in->value == NULL || gc_json_check_text("payload", in->value, in->value_len, err);
 }
 
+/* A record that its headers give to somebody else is not looked into: it may be anything. */
+static bool
+headers_refuse(Record *record)
+{
+	GcMapping  *map = record->map;
+
+	if (record->in->nheaders > GC_MAX_HEADERS)
+		return false;
+	for (int i = 0; i < map->nconditions; i++)
+	{
+		GcCondition *condition = &map->conditions[i];
+		GcJsonValue value;
+
+		if (condition->source.kind != GC_SOURCE_HEADER)
+			continue;
+		if (!read_source(record, &condition->source, &value))
+		{
+			record->out->error.kind = GC_ERROR_NONE;
+			return false;		/* said again in its turn */
+		}
+		if (!equals(&value, &condition->expected))
+		{
+			record->out->status = GC_DECODE_FILTERED;
+			return true;
+		}
+	}
+	return false;
+}
+
 GcDecodeStatus
 gc_decode(GcMapping *map, const GcDecodeInput *in, GcDecoded *out)
 {
@@ -705,9 +734,9 @@ gc_decode(GcMapping *map, const GcDecodeInput *in, GcDecoded *out)
 	out->error.kind = GC_ERROR_NONE;
 	out->error.message[0] = out->error.detail[0] = out->error.hint[0] = '\0';
 
-	ok = check_sizes(&record) &&
+	ok = !headers_refuse(&record) && check_sizes(&record) &&
 		(map->envelope == GC_ENVELOPE_DEBEZIUM ? decode_debezium(&record) : decode_plain(&record));
-	Assert(ok == (out->error.kind == GC_ERROR_NONE));
+	Assert(ok == (out->error.kind == GC_ERROR_NONE) || out->status == GC_DECODE_FILTERED);
 
 	/* What one huge record needed is given back. */
 	if (map->scratch.maxlen > 1024 * 1024)
