@@ -170,7 +170,7 @@ extern void gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost);
 /* Says what it waits for; NULL: nothing any more. Writes only what has changed. */
 extern void gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint);
 
-/* The first row of the ledger of a partition. In a transaction. */
+/* The first row of the ledger of a partition, unless it has been stopped. In a transaction. */
 extern void gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset);
 
 /* ingest_load.c: what the catalogue says, as a text. In a transaction. */

@@ -169,7 +169,8 @@ gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset)
 {
 	gc_catalog_run(SPI_OK_INSERT,
 				   "INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset)"
-				   " VALUES ($1, $2, $3, -1, $4)", 4,
+				   " SELECT s.changelog_id, $2, $3, -1, $4 FROM guest_context._changelog_state s"
+				   " WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted FOR SHARE", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum(changelog->generation),
 				   INT4OID, Int32GetDatum(partition), INT8OID, Int64GetDatum(offset));
 }
