@@ -95,7 +95,9 @@ is(join('|', sort map { /^fd (.*)/ } split /\n/, $report =~ s/socket:\[\d+\]/soc
 is(join('|', sort map { /^env (.*)/ } split /\n/, $report), 'LC_ALL=C|MALLOC_ARENA_MAX=1|PATH=/usr/bin:/bin|TZ=UTC',
 	'an environment of its own');
 like($report, qr/^SigBlk:\t0+$/m, 'no signal is blocked');
-like($report, qr/^SigIgn:\t0+(?:80)?$/m, "none is ignored (but by perl itself, SIGFPE)");
+# perl itself ignores SIGFPE; 32 and 33 are the C library's own, and stay as whoever started the server had them
+my ($ignored) = $report =~ /^SigIgn:\t([0-9a-f]+)$/m;
+is(hex($ignored) & ~(1 << 7 | 1 << 31 | 1 << 32), 0, 'none is ignored');
 like($report, qr/^Max core file size +0 +0 /m, 'no core dumps');
 like($report, qr{^cwd /$}m, 'not in the data directory');
 like($report, qr{^oom 500$}m, 'it is killed first when memory gets short');
