@@ -489,7 +489,11 @@ report_kafka(Question *question, List *settings, ReturnSetInfo *result)
 	{
 		if ((step == STEP_TLS && !tls) || (step == STEP_AUTH && !auth))
 			continue;
-		if (step < failed)
+		/* a connection that ends without a word may have ended in one of these */
+		if (failed == STEP_METADATA && question->trouble != GC_TROUBLE_DENIED &&
+			(step == STEP_TLS || step == STEP_AUTH))
+			put_step(result, step_names[step], false, false, NULL);
+		else if (step < failed)
 			put_step(result, step_names[step], true, true, good_detail(step, settings, brokers, cluster));
 		else if (step > failed)
 			put_step(result, step_names[step], false, false, NULL);

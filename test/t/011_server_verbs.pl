@@ -90,7 +90,8 @@ is(ask(q{SELECT count(*) FROM guest_context.peek('events', 'orders', 2)}), 2, 't
 my $began = time;
 like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('closed')}), qr/^resolve\|t\|\S+\nconnect\|f\|.*Connection refused.*\nmetadata\|\|$/, 'nobody listens');
 like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('unknown')}), qr/^resolve\|f\|.*[Rr]esolve.*\nconnect\|\|\nmetadata\|\|$/, 'a name without an address');
-like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('tls')}), qr/^resolve\|t\|\S+\nconnect\|t\|\ntls\|f\|.*SSL.*\nmetadata\|\|$/, 'no TLS there');
+like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('tls')}), # the library says now what failed, and now only that the connection has ended: then nobody says that TLS went well
+	qr/^resolve\|t\|\S+\nconnect\|t\|\n(?:tls\|f\|.*SSL.*\nmetadata\|\||tls\|\|\nmetadata\|f\|.+)$/, 'no TLS there');
 cmp_ok(time - $began, '<', 25, 'in less than the timeout each');
 like(ask(q{SELECT * FROM guest_context.peek('closed', 'orders')}), qr/^ERROR:  could not read from server "closed": .*Connection refused/, 'an error of peek');
 no_reader_is_left('a broker');
