@@ -30,6 +30,7 @@
 #include "access/tableam.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_opclass.h"
+#include "catalog/pg_type.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -59,14 +60,17 @@
 #define ROW_COST			0.12
 #define RECENT_ROW_COST		0.5		/* fetched through an index */
 
-/* Does equality of the type mean equality of bytes? Its btree operator class knows. */
+/*
+ * Does equality of the type mean equality of bytes? Its btree operator class knows, but for
+ * bpchar: blanks at the end do not count there, and a key may have any number of them.
+ */
 static bool
 is_bytewise(const GcKeyColumn *column)
 {
 	Oid			equal_image = get_opfamily_proc(column->opfamily, column->opcintype,
 												column->opcintype, BTEQUALIMAGE_PROC);
 
-	return OidIsValid(equal_image) &&
+	return OidIsValid(equal_image) && column->opcintype != BPCHAROID &&
 		DatumGetBool(OidFunctionCall1Coll(equal_image, column->collation,
 										  ObjectIdGetDatum(column->opcintype)));
 }
