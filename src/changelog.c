@@ -31,6 +31,7 @@
 #include "dataset.h"
 #include "launcher.h"
 #include "rows.h"
+#include "server_options.h"
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_create_changelog);
@@ -39,8 +40,6 @@ PG_FUNCTION_INFO_V1(gc_drop_changelog);
 PG_FUNCTION_INFO_V1(gc_pause);
 PG_FUNCTION_INFO_V1(gc_resume);
 PG_FUNCTION_INFO_V1(gc_seek);
-
-#define LONGEST_TOPIC 249		/* as Kafka has it */
 
 /*
  * Reading the catalogue
@@ -283,19 +282,6 @@ gc_start_parse(const char *text, GcStart *start)
  */
 
 static void
-check_topic(const char *topic)
-{
-	size_t		len = strlen(topic);
-
-	if (len == 0 || len > LONGEST_TOPIC || strcmp(topic, ".") == 0 || strcmp(topic, "..") == 0 ||
-		strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != len)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid name of a topic"),
-				 errdetail("A topic's name has 1 to %d of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\".", LONGEST_TOPIC)));
-}
-
-static void
 check_name(const char *name)
 {
 	if (*name == '\0' || strlen(name) > 4 * NAMEDATALEN)
@@ -325,22 +311,7 @@ check_choice(const char *what, const char *value, const char *one, const char *o
 void
 gc_changelog_check_server(const GcEntity *entity, const char *name)
 {
-	ForeignServer *server = GetForeignServerByName(name, false);
-	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
-
-	if (strcmp(wrapper->fdwname, "guest_context") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not one of guest_context", name),
-				 errdetail("Its foreign data wrapper is \"%s\".", wrapper->fdwname),
-				 errhint("CREATE SERVER … FOREIGN DATA WRAPPER guest_context OPTIONS (\"bootstrap.servers\" 'localhost:9092');")));
-	if (gc_server_aclcheck(server->serverid, entity->owner, ACL_USAGE) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for foreign server %s", name),
-				 errdetail("The reading role is the entity's owner, \"%s\".", GetUserNameFromId(entity->owner, false)),
-				 errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s;", quote_identifier(name),
-						 quote_identifier(GetUserNameFromId(entity->owner, false)))));
+	gc_server_check_usage(gc_server_oid(name), entity->owner);
 }
 
 /* ERROR unless mapping and filter fit the entity's columns. */
@@ -412,7 +383,7 @@ gc_create_changelog(PG_FUNCTION_ARGS)
 	gc_entity_check_columns(changelog.entity);
 	changelog.server = pstrdup(NameStr(*PG_GETARG_NAME(1)));
 	changelog.topic = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	check_topic(changelog.topic);
+	gc_topic_check_name(changelog.topic);
 	gc_changelog_check_server(changelog.entity, changelog.server);
 	changelog.name = PG_ARGISNULL(3) ?
 		psprintf("%s/%s", gc_entity_label(changelog.entity), changelog.topic) :

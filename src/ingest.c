@@ -52,6 +52,7 @@
 #include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
+#include "maintenance.h"
 #include "reader_process.h"
 #include "tree.h"
 
@@ -133,22 +134,14 @@ static void
 pin_settings(void)
 {
 	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"lock_timeout", "5s"},
 		{"row_security", "off"},
 		{"session_replication_role", "origin"},
 		{"datestyle", "ISO, YMD"},
-		{"intervalstyle", "postgres"},
-		{"timezone", "UTC"},
 		{"bytea_output", "hex"},
 		{"client_encoding", "UTF8"},
 	};
 
+	gc_worker_pin_settings("5s");
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }

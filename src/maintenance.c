@@ -124,8 +124,8 @@ gc_step_end(void)
  * Settings of the role or the database must not change what a worker does: a
  * read-only default would stop it, a timeout would make it fail half way.
  */
-static void
-pin_settings(void)
+void
+gc_worker_pin_settings(const char *lock_timeout)
 {
 	static const char *const pinned[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
@@ -140,13 +140,12 @@ pin_settings(void)
 		{"DateStyle", "ISO, MDY"},
 		{"IntervalStyle", "postgres"},
 		{"extra_float_digits", "1"},
-		/* shorter than any deadlock_timeout: nobody is cancelled because of us */
-		{"lock_timeout", "200ms"},
 	};
 
 	for (int i = 0; i < lengthof(pinned); i++)
 		if (GetConfigOption(pinned[i][0], true, false) != NULL)
 			SetConfigOption(pinned[i][0], pinned[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", lock_timeout, PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 /*
@@ -672,7 +671,8 @@ gc_maintenance_main(Datum arg)
 	attach_report();
 	gc_launcher_worker_begins(&order);
 	gc_maintenance_wake_nobody();
-	pin_settings();
+	/* shorter than any deadlock_timeout: nobody is cancelled because of us */
+	gc_worker_pin_settings("200ms");
 
 	if (begin_cycle())
 	{

@@ -21,6 +21,12 @@ typedef void (*GcStep) (const GcEntity *entity, void *arg);
 
 extern void gc_step_run(const GcEntity *entity, const char *action, GcStep step, void *arg);
 
+/*
+ * At the start of a worker: settings of the role or the database must not change what it does.
+ * The ingest worker begins so too.
+ */
+extern void gc_worker_pin_settings(const char *lock_timeout);
+
 /* An error in one line, for catalogues and views. */
 extern char *gc_error_text(const ErrorData *error);
 
