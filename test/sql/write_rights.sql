@@ -77,6 +77,8 @@ ALTER VIEW rights.things OWNER TO regress_rights_writer;
 SET SESSION AUTHORIZATION regress_rights_writer;
 SELECT count(*) FROM things;
 RESET SESSION AUTHORIZATION;
+-- the leaf that was dropped goes first: REASSIGN OWNED fails when one goes under its hands
+SELECT count(*) >= 0 AS maintained FROM guest_context.run_maintenance();
 REASSIGN OWNED BY regress_rights_owner TO regress_rights_writer;
 SET SESSION AUTHORIZATION regress_rights_writer;
 SELECT guest_context.apply('things', '{"ref": "t6", "name": "six", "modified_at": "2026-01-01T00:00:00Z"}');
