@@ -28,8 +28,8 @@ PG_FUNCTION_INFO_V1(gc_require_utf8);
 int			gc_max_future_skew = 300;
 int			gc_window_memory = 65536;
 int			gc_keep_datasets = 2;
-int			gc_batch_rows = 20000;
-int			gc_batch_bytes = 32768;
+int			gc_batch_rows = 100000;
+int			gc_batch_bytes = 65536;
 int			gc_reader_memory = 262144;
 bool		gc_ingest_enabled = true;
 
@@ -61,13 +61,13 @@ _PG_init(void)
 							"Most change records that are applied in one transaction.",
 							NULL,
 							&gc_batch_rows,
-							20000, 1, 10000000, PGC_SIGHUP, 0,
+							100000, 1, 10000000, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("guest_context.batch_bytes",
 							"Change records that may be on their way from a reader at a time.",
 							NULL,
 							&gc_batch_bytes,
-							32768, 1024, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
+							65536, 1024, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("guest_context.reader_memory",
 							"Memory of a reader program.",

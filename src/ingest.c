@@ -56,6 +56,7 @@
 #include "reader_process.h"
 #include "tree.h"
 
+#define GATHER_MS			200 /* for which a batch waits to become a large one, when there is much to come */
 #define LOOK_MS				500		/* how often the catalogue and the database are looked at */
 #define RESTART_SECONDS		5
 #define LONGEST_PAUSE_MS	10000
@@ -71,6 +72,7 @@ typedef struct Order
 GcWork		gc_work;
 
 static int	failures = 0;		/* of loading, in a row */
+static TimestampTz gathering_since = 0;
 
 PGDLLEXPORT void gc_ingest_main(Datum arg);
 
@@ -180,43 +182,57 @@ pause_until(TimestampTz until)
  * The loop
  */
 
-/* Are more records pending than a batch is to have? */
-static bool
-full(const GcIngest *ingest)
-{
-	return ingest->nitems >= gc_batch_rows || ingest->bytes >= (Size) gc_batch_bytes * 1024;
-}
-
 /* Takes what has come, up to a batch. True when there is more. */
 static bool
 take_frames(void)
 {
 	GcFrame		frame;
-	ListCell   *lc;
 	int			taken = 0;
 
-	gc_reader_pump(gc_work.reader);
-	while (gc_reader_next(gc_work.reader, &frame))
+	gc_work.full = false;
+	for (;;)
 	{
-		gc_ingest_take(&frame);
-		if (++taken % 64 == 0)
+		if (!gc_reader_next(gc_work.reader, &frame))
 		{
-			CHECK_FOR_INTERRUPTS();
 			gc_reader_pump(gc_work.reader);
+			if (!gc_reader_next(gc_work.reader, &frame))
+				return false;
 		}
-		if (taken >= gc_batch_rows)
+		gc_ingest_take(&frame);
+		if (gc_work.full || ++taken >= gc_batch_rows)
 			return true;
-		foreach(lc, gc_work.topics)
-		{
-			ListCell   *lc2;
-
-			/* one that waits is bounded by its credit */
-			foreach(lc2, ((GcTopic *) lfirst(lc))->ingests)
-				if (((GcIngest *) lfirst(lc2))->failures == 0 && full(lfirst(lc2)))
-					return true;
-		}
+		if (taken % 64 == 0)
+			CHECK_FOR_INTERRUPTS();
 	}
-	return false;
+}
+
+/*
+ * While a topic has more than a batch to come, what is there waits a little for the rest: the larger the batch,
+ * the cheaper its rows, and they are late anyway. Returns how long, in ms.
+ */
+static long
+gather(void)
+{
+	bool		worth = false;
+	long		waited;
+	ListCell   *lc;
+
+	foreach(lc, gc_work.topics)
+	{
+		GcTopic    *topic = lfirst(lc);
+		int64		to_come = 0;
+
+		for (int i = 0; i < topic->npartitions; i++)
+			if (topic->partitions[i].epoch != 0)
+				to_come += Max(topic->partitions[i].high - topic->partitions[i].reached, 0);
+		worth |= to_come >= gc_batch_rows;
+	}
+	if (!worth)
+		return 0;
+	if (gathering_since == 0)
+		gathering_since = GetCurrentTimestamp();
+	waited = TimestampDifferenceMilliseconds(gathering_since, GetCurrentTimestamp());
+	return Max(GATHER_MS - waited, 0);
 }
 
 /* Applies what is pending; returns how long until the next attempt, at most `until` ms. */
@@ -305,7 +321,12 @@ turn(void)
 	MemoryContextReset(gc_work.turn_context);
 	MemoryContextSwitchTo(gc_work.turn_context);
 	more = take_frames();
-	wait = apply_all(more ? 0 : LOOK_MS);
+	wait = more ? 0 : gather();
+	if (wait == 0)
+	{
+		wait = apply_all(more ? 0 : LOOK_MS);
+		gathering_since = 0;
+	}
 	gc_reader_pump(gc_work.reader);
 	if (TimestampDifferenceExceeds(looked, GetCurrentTimestamp(), LOOK_MS))
 	{
@@ -360,6 +381,13 @@ load(void)
 	gc_ingest_load();
 }
 
+/* While rows are written the reader is not to wait. */
+static void
+read_on(void)
+{
+	gc_reader_pump(gc_work.reader);
+}
+
 void
 gc_ingest_main(Datum arg)
 {
@@ -384,6 +412,7 @@ gc_ingest_main(Datum arg)
 	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		proc_exit(0);
 	gc_work.reload = true;
+	gc_rows_meanwhile = read_on;
 
 	for (;;)
 	{

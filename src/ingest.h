@@ -57,14 +57,9 @@ typedef struct GcItem
 	int64		offset;
 	int64		time_us;		/* since 1970, or GC_NO_TIMESTAMP */
 	int64		version_us;
-	GcField    *fields;			/* upsert, tombstone */
+	GcField    *fields;			/* upsert, tombstone; texts without a NUL at their end */
 	GcDecodeError *error;		/* bad, halt */
-	const char *key;			/* raw; NULL = none */
-	size_t		key_len;
-	const char *value;
-	size_t		value_len;
-	int			nheaders;
-	GcHeader   *headers;
+	GcFrame		raw;			/* key, value, headers */
 	uint32		crc;
 } GcItem;
 
@@ -132,6 +127,7 @@ typedef struct GcWork
 	List	   *topics;			/* GcTopic */
 	char	   *loaded;			/* what the catalogue said, as a text */
 	uint64		credit;			/* bytes that a partition may have on the way */
+	bool		full;			/* of a batch, in some changelog */
 	bool		reload;
 	TimestampTz reload_at;		/* but not before */
 	char	   *server_problem; /* why no broker answers, as the reader says */

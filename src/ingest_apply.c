@@ -101,21 +101,27 @@ bytea_of(const char *bytes, size_t len)
 }
 
 static Datum
-headers_of(const GcItem *item)
+text_of(GcFrame *frame, bool *isnull)
 {
-	int			n = item->nheaders * 2;
+	size_t		len;
+	const char *text = gc_frame_get_text(frame, &len);
+
+	*isnull = text == NULL;
+	return text ? bytea_of(text, len) : (Datum) 0;
+}
+
+/* name, value, name, value, … */
+static Datum
+headers_of(GcFrame *frame, bool *isnull)
+{
+	int			n = gc_frame_get_u32(frame) * 2;
 	Datum	   *values = palloc(sizeof(Datum) * n);
-	bool	   *nulls = palloc0(n);
+	bool	   *nulls = palloc(n);
 	int			lower = 1;
 
-	for (int i = 0; i < item->nheaders; i++)
-	{
-		const GcHeader *header = &item->headers[i];
-
-		values[2 * i] = bytea_of(header->name, strlen(header->name));
-		nulls[2 * i + 1] = header->value == NULL;
-		values[2 * i + 1] = header->value ? bytea_of(header->value, header->value_len) : (Datum) 0;
-	}
+	for (int i = 0; i < n; i++)
+		values[i] = text_of(frame, &nulls[i]);
+	*isnull = n == 0;
 	return PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, BYTEAOID, -1, false, TYPALIGN_INT));
 }
 
@@ -123,21 +129,24 @@ static void
 bury(Batch *batch, const GcItem *item, const char *sqlstate, const char *message, const char *detail)
 {
 	GcChangelog *changelog = batch->ingest->changelog;
+	GcFrame		raw = item->raw;
 	Oid			types[11] = {INT4OID, INT4OID, INT4OID, INT8OID, TIMESTAMPTZOID, BYTEAOID, BYTEAOID, BYTEAARRAYOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[11] = {Int32GetDatum(changelog->changelog_id), Int32GetDatum(changelog->source),
 		Int32GetDatum(batch->ingest->topic->partitions[item->partition].partition), Int64GetDatum(item->offset),
-		TimestampTzGetDatum(item->time_us - GC_UNIX_EPOCH_US),
-		item->key ? bytea_of(item->key, item->key_len) : (Datum) 0,
-		item->value ? bytea_of(item->value, item->value_len) : (Datum) 0,
-		item->nheaders > 0 ? headers_of(item) : (Datum) 0,
-		CStringGetTextDatum(sqlstate), CStringGetTextDatum(message),
-	detail && *detail ? CStringGetTextDatum(detail) : (Datum) 0};
+	TimestampTzGetDatum(item->time_us - GC_UNIX_EPOCH_US)};
 	char		nulls[12] = "           ";
+	bool		isnull;
 
 	nulls[4] = item->time_us == GC_NO_TIMESTAMP ? 'n' : ' ';
-	nulls[5] = item->key ? ' ' : 'n';
-	nulls[6] = item->value ? ' ' : 'n';
-	nulls[7] = item->nheaders > 0 ? ' ' : 'n';
+	values[5] = text_of(&raw, &isnull);
+	nulls[5] = isnull ? 'n' : ' ';
+	values[6] = text_of(&raw, &isnull);
+	nulls[6] = isnull ? 'n' : ' ';
+	values[7] = headers_of(&raw, &isnull);
+	nulls[7] = isnull ? 'n' : ' ';
+	values[8] = CStringGetTextDatum(sqlstate);
+	values[9] = CStringGetTextDatum(message);
+	values[10] = detail && *detail ? CStringGetTextDatum(detail) : (Datum) 0;
 	nulls[10] = detail && *detail ? ' ' : 'n';
 	SPI_connect();
 	gc_catalog_execute("INSERT INTO guest_context._dead_letter (changelog_id, source, partition, record_offset, record_time,"
@@ -246,19 +255,28 @@ anchor_of(const GcIngest *ingest, int partition, int nitems)
  * Writing rows
  */
 
+/* An item on its way into the order of keys. */
+typedef struct SortItem
+{
+	uint64		head;			/* bytes of the first key, the first ones that differ somewhere */
+	GcItem	   *item;
+} SortItem;
+
 static const GcIngest *sorting;
 
 /* By key, then by offset. */
 static int
 compare_items(const void *a, const void *b)
 {
-	const GcItem *left = *(GcItem *const *) a;
-	const GcItem *right = *(GcItem *const *) b;
+	const SortItem *one = a;
+	const SortItem *other = b;
 
+	if (one->head != other->head)
+		return one->head < other->head ? -1 : 1;
 	for (int i = 0; i < sorting->nkeys; i++)
 	{
-		const GcField *x = &left->fields[sorting->key_columns[i]];
-		const GcField *y = &right->fields[sorting->key_columns[i]];
+		const GcField *x = &one->item->fields[sorting->key_columns[i]];
+		const GcField *y = &other->item->fields[sorting->key_columns[i]];
 		int			order;
 
 		if (x->state != GC_FIELD_TEXT || y->state != GC_FIELD_TEXT)
@@ -269,7 +287,42 @@ compare_items(const void *a, const void *b)
 		if (x->len != y->len)
 			return x->len < y->len ? -1 : 1;
 	}
-	return left < right ? -1 : left > right;
+	return one->item < other->item ? -1 : one->item > other->item;
+}
+
+/* Sorts by key. Most comparisons are of eight bytes behind what all keys begin with. */
+static void
+sort_items(const GcIngest *ingest, GcItem **items, int n)
+{
+	SortItem   *sorted = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SortItem) * Max(n, 1));
+	int			column = ingest->key_columns[0];
+	const GcField *first = n > 0 ? &items[0]->fields[column] : NULL;
+	size_t		common = first && first->state == GC_FIELD_TEXT ? first->len : 0;
+
+	for (int i = 1; i < n && common > 0; i++)
+	{
+		const GcField *key = &items[i]->fields[column];
+		size_t		same = 0;
+
+		while (key->state == GC_FIELD_TEXT && same < Min(common, key->len) && key->text[same] == first->text[same])
+			same++;
+		common = same;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		const GcField *key = &items[i]->fields[column];
+
+		sorted[i].item = items[i];
+		sorted[i].head = 0;
+		if (key->state == GC_FIELD_TEXT)
+			for (int j = 0; j < 8; j++)
+				sorted[i].head = sorted[i].head << 8 | (common + j < key->len ? (uint8) key->text[common + j] : 0);
+	}
+	sorting = ingest;
+	qsort(sorted, n, sizeof(SortItem), compare_items);
+	for (int i = 0; i < n; i++)
+		items[i] = sorted[i].item;
+	pfree(sorted);
 }
 
 static bool
@@ -306,7 +359,7 @@ static GcItem **
 sift(Batch *batch, int *count)
 {
 	GcIngest   *ingest = batch->ingest;
-	GcItem	  **items = palloc(sizeof(GcItem *) * Max(batch->nitems, 1));
+	GcItem	  **items = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(GcItem *) * Max(batch->nitems, 1));
 	int			n = 0;
 
 	for (int i = 0; i < batch->nitems; i++)
@@ -345,8 +398,7 @@ write_fast(Batch *batch)
 	int			n;
 	GcItem	  **items = sift(batch, &n);
 
-	sorting = batch->ingest;
-	qsort(items, n, sizeof(GcItem *), compare_items);
+	sort_items(batch->ingest, items, n);
 	gc_rows_open(batch->ingest->rows, batch->now);
 	write_items(batch, items, n);
 	gc_rows_close(batch->ingest->rows);

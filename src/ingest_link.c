@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
 
@@ -167,20 +168,6 @@ partition_of(GcFrame *frame, GcTopic **topic)
 	return &(*topic)->partitions[partition];
 }
 
-static char *
-keep_text(MemoryContext context, GcFrame *frame, size_t *len)
-{
-	const char *text = gc_frame_get_text(frame, len);
-	char	   *copy;
-
-	if (text == NULL)
-		return NULL;
-	copy = MemoryContextAllocHuge(context, *len + 1);
-	memcpy(copy, text, *len);
-	copy[*len] = '\0';
-	return copy;
-}
-
 static void
 keep_error(GcFrame *frame, char *to, size_t room)
 {
@@ -219,36 +206,49 @@ new_item(GcIngest *ingest)
 	return &ingest->items[ingest->nitems];
 }
 
-/* What the decoder made of the record, into the item, or past it where there is none. */
+/* Past what the decoder made of a record. */
 static void
-read_decoding(GcFrame *frame, GcIngest *ingest, GcItem *item, GcDecodeStatus status)
+skip_decoding(GcFrame *frame, GcDecodeStatus status)
 {
-	MemoryContext context = ingest ? ingest->pending : CurrentMemoryContext;
+	size_t		len;
 
 	if (status == GC_DECODE_UPSERT || status == GC_DECODE_TOMBSTONE)
 	{
 		uint32		ncolumns;
-		GcField    *fields;
 
-		item->version_us = gc_frame_get_u64(frame);
+		(void) gc_frame_get_u64(frame);
 		ncolumns = gc_frame_get_u32(frame);
-		if (frame->bad || (ingest && ncolumns != ingest->spec->ncolumns))
-		{
+		for (uint32 i = 0; i < ncolumns && !frame->bad; i++)
+			if (gc_frame_get_u8(frame) == GC_FIELD_TEXT)
+				(void) gc_frame_get_text(frame, &len);
+	}
+	else
+		for (int i = 0; i < 4; i++)
+			(void) gc_frame_get_text(frame, &len);
+}
+
+/* The same into the item, whose fields point into the frame. */
+static void
+read_decoding(GcFrame *frame, MemoryContext context, uint32 ncolumns, GcItem *item)
+{
+	if (item->status == GC_DECODE_UPSERT || item->status == GC_DECODE_TOMBSTONE)
+	{
+		item->version_us = gc_frame_get_u64(frame);
+		if (gc_frame_get_u32(frame) != ncolumns)
 			frame->bad = true;
-			return;
-		}
-		fields = MemoryContextAllocZero(context, sizeof(GcField) * ncolumns);
 		for (uint32 i = 0; i < ncolumns && !frame->bad; i++)
 		{
-			fields[i].state = gc_frame_get_u8(frame);
-			if (fields[i].state == GC_FIELD_TEXT)
-				fields[i].text = keep_text(context, frame, &fields[i].len);
-			if (fields[i].state > GC_FIELD_TEXT || (fields[i].state == GC_FIELD_TEXT && fields[i].text == NULL))
+			GcField    *field = &item->fields[i];
+
+			field->state = gc_frame_get_u8(frame);
+			field->text = NULL;
+			if (field->state == GC_FIELD_TEXT)
+				field->text = (char *) gc_frame_get_text(frame, &field->len);
+			if (field->state > GC_FIELD_TEXT || (field->state == GC_FIELD_TEXT && field->text == NULL))
 				frame->bad = true;
 		}
-		item->fields = fields;
 	}
-	else if (status == GC_DECODE_BAD || status == GC_DECODE_HALT)
+	else if (item->status == GC_DECODE_BAD || item->status == GC_DECODE_HALT)
 	{
 		GcDecodeError *error = MemoryContextAllocZero(context, sizeof(GcDecodeError));
 
@@ -260,37 +260,9 @@ read_decoding(GcFrame *frame, GcIngest *ingest, GcItem *item, GcDecodeStatus sta
 	}
 	else
 		frame->bad = true;
-	item->status = status;
 }
 
-/* The raw record, read again from the frame for each changelog that keeps it. */
-static void
-read_raw(GcFrame *frame, MemoryContext context, GcItem *item)
-{
-	uint32		nheaders;
-
-	item->key = keep_text(context, frame, &item->key_len);
-	item->value = keep_text(context, frame, &item->value_len);
-	nheaders = gc_frame_get_u32(frame);
-	if (frame->bad || nheaders > (frame->end - frame->at) / 8)
-	{
-		frame->bad = true;
-		return;
-	}
-	item->nheaders = nheaders;
-	item->headers = MemoryContextAllocZero(context, sizeof(GcHeader) * (nheaders + 1));
-	for (uint32 i = 0; i < nheaders && !frame->bad; i++)
-	{
-		size_t		len;
-
-		item->headers[i].name = keep_text(context, frame, &len);
-		item->headers[i].value = keep_text(context, frame, &item->headers[i].value_len);
-		if (item->headers[i].name == NULL)
-			frame->bad = true;
-	}
-}
-
-/* The same without keeping it; returns the CRC of key and value, as the reader counts it. */
+/* Past the raw record; returns the CRC of key and value, as the reader counts it. */
 static uint32
 skip_raw(GcFrame *frame)
 {
@@ -310,7 +282,8 @@ skip_raw(GcFrame *frame)
 	nheaders = gc_frame_get_u32(frame);
 	for (uint32 i = 0; i < nheaders && !frame->bad; i++)
 	{
-		(void) gc_frame_get_text(frame, &len);
+		if (gc_frame_get_text(frame, &len) == NULL)
+			frame->bad = true;
 		(void) gc_frame_get_text(frame, &len);
 	}
 	return crc;
@@ -333,6 +306,27 @@ heard_of(GcPartition *partition, int64 reached)
 	if (partition->problem != NULL)
 		pfree(partition->problem);
 	partition->problem = NULL;
+}
+
+/*
+ * A record's bytes are kept in one piece, from the raw record to the end of the changelog's decoding; fields, key
+ * and value point into it.
+ */
+static void
+keep_record(GcIngest *ingest, GcItem *item, const GcFrame *raw, GcFrame *decoding, const char *end)
+{
+	uint32		ncolumns = ingest->spec->ncolumns;
+	Size		fields = MAXALIGN(sizeof(GcField) * ncolumns);
+	char	   *block = MemoryContextAllocHuge(ingest->pending, fields + (end - raw->at));
+
+	item->fields = (GcField *) block;
+	block += fields;
+	memcpy(block, raw->at, end - raw->at);
+	item->raw = (GcFrame) {.at = block, .end = block + (end - raw->at)};
+	decoding->at = block + (decoding->at - raw->at);
+	decoding->end = item->raw.end;
+	read_decoding(decoding, ingest->pending, ncolumns, item);
+	decoding->bad |= decoding->at != decoding->end;
 }
 
 static void
@@ -366,18 +360,17 @@ take_record(GcFrame *frame)
 	{
 		GcIngest   *ingest = ingest_of(topic, gc_frame_get_u32(frame));
 		GcDecodeStatus status = gc_frame_get_u8(frame);
-		GcItem		nobodys = {0};
-		GcItem	   *item = &nobodys;
-		GcFrame		again = raw;
+		GcFrame		decoding = *frame;
+		GcItem	   *item;
 
-		if (ingest != NULL && (ingest->stopped || offset < ingest->progress[index].reached))
-			ingest = NULL;		/* it has it already */
-		if (ingest != NULL)
-			item = new_item(ingest);
-		read_decoding(frame, ingest, item, status);
-		if (ingest == NULL || frame->bad)
-			continue;
-		read_raw(&again, ingest->pending, item);
+		skip_decoding(frame, status);
+		if (frame->bad || ingest == NULL || ingest->stopped || offset < ingest->progress[index].reached)
+			continue;			/* it has it already */
+		item = new_item(ingest);
+		item->status = status;
+		keep_record(ingest, item, &raw, &decoding, frame->at);
+		if (decoding.bad)
+			broken_frame(frame);
 		item->partition = index;
 		item->offset = offset;
 		item->time_us = time_us;
@@ -386,6 +379,10 @@ take_record(GcFrame *frame)
 		owed->users++;
 		ingest->nitems++;
 		ingest->bytes += bytes;
+		/* one that waits is bounded by its credit */
+		if (ingest->failures == 0 &&
+			(ingest->nitems >= gc_batch_rows || ingest->bytes >= (Size) gc_batch_bytes * 1024 / 2))
+			gc_work.full = true;
 	}
 	if (!gc_frame_end(frame))
 		broken_frame(frame);

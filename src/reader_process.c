@@ -473,18 +473,27 @@ gc_reader_start(Oid server, Oid user, uint64 memory)
  * Talking
  */
 
-/* Makes room for one more read, at the end of what is not taken yet. */
+/*
+ * Makes room for one more read, at the end of what is not taken yet. Bytes are moved only over as many that
+ * were taken, so each is moved once on average.
+ */
 static void
 make_room(GcReader *reader)
 {
 	size_t		room = reader->in_room;
 
-	if (reader->in_start > 0 && reader->in_len > 0)
-		memmove(reader->in, reader->in + reader->in_start, reader->in_len);
-	reader->in_start = 0;
-	if (reader->in_len == 0 && room > ROOM_KEEP)
-		room = READ_BYTES;
-	while (room - reader->in_len < READ_BYTES)
+	if (reader->in_len == 0)
+		reader->in_start = 0;
+	if (reader->in_room - reader->in_start - reader->in_len >= READ_BYTES && room <= ROOM_KEEP)
+		return;
+	if (reader->in_start >= reader->in_len)
+	{
+		memcpy(reader->in, reader->in + reader->in_start, reader->in_len);
+		reader->in_start = 0;
+		if (reader->in_len == 0 && room > ROOM_KEEP)
+			room = ROOM_KEEP;
+	}
+	while (room - reader->in_start - reader->in_len < READ_BYTES)
 		room *= 2;
 	if (room != reader->in_room)
 		reader->in = repalloc_huge(reader->in, room);

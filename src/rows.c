@@ -36,7 +36,7 @@ struct GcRows
 	const GcEntity *entity;
 	const GcMappingSpec *spec;
 	Relation	leaf;			/* while open */
-	char	   *arrived_at;		/* literal */
+	char	   *arrived_at;		/* literal and a tab */
 	bool	   *has_default;	/* of each column */
 	bool	   *absent;			/* columns that these rows leave to their DEFAULT */
 	bool	   *absent_next;
@@ -48,6 +48,8 @@ struct GcRows
 /* What COPY reads; its callback has no argument. */
 static StringInfo copy_source;
 
+void		(*gc_rows_meanwhile) (void) = NULL;
+
 static int
 read_source(void *buffer, int minimum, int maximum)
 {
@@ -55,6 +57,8 @@ read_source(void *buffer, int minimum, int maximum)
 
 	memcpy(buffer, copy_source->data + copy_source->cursor, count);
 	copy_source->cursor += count;
+	if (gc_rows_meanwhile != NULL)
+		gc_rows_meanwhile();
 	return count;
 }
 
@@ -151,7 +155,7 @@ gc_rows_create(const GcEntity *entity, const GcMappingSpec *spec)
 void
 gc_rows_open(GcRows *rows, TimestampTz arrived_at)
 {
-	rows->arrived_at = gc_timestamp_literal(arrived_at);
+	rows->arrived_at = psprintf("%s\t", gc_timestamp_literal(arrived_at));
 	rows->leaf = open_leaf(rows->entity, arrived_at);
 	for (int i = 0; i < rows->spec->ncolumns; i++)
 	{
@@ -179,28 +183,33 @@ gc_rows_failed(const GcRows *rows)
 
 /* Appends a field in COPY's text format. */
 static void
-append_field(StringInfo buf, const char *text)
+append_field(StringInfo buf, const char *text, size_t len)
 {
-	for (const char *p = text; *p; p++)
+	char	   *to;
+
+	enlargeStringInfo(buf, 2 * len);
+	to = buf->data + buf->len;
+	for (size_t i = 0; i < len; i++)
 	{
-		switch (*p)
+		char		c = text[i];
+
+		if (c == '\\' || c == '\t' || c == '\n' || c == '\r')
 		{
-			case '\\':
-				appendStringInfoString(buf, "\\\\");
-				break;
-			case '\t':
-				appendStringInfoString(buf, "\\t");
-				break;
-			case '\n':
-				appendStringInfoString(buf, "\\n");
-				break;
-			case '\r':
-				appendStringInfoString(buf, "\\r");
-				break;
-			default:
-				appendStringInfoCharMacro(buf, *p);
+			*to++ = '\\';
+			c = c == '\t' ? 't' : c == '\n' ? 'n' : c == '\r' ? 'r' : c;
 		}
+		*to++ = c;
 	}
+	*to = '\0';
+	buf->len = to - buf->data;
+}
+
+static void
+append_number(StringInfo buf, int64 number)
+{
+	enlargeStringInfo(buf, MAXINT8LEN + 1);
+	buf->len += pg_lltoa(number, buf->data + buf->len);
+	appendStringInfoCharMacro(buf, '\t');
 }
 
 /* The error of a row whose values must not be told to everybody. */
@@ -331,17 +340,21 @@ gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source, i
 			return false;
 		memcpy(rows->absent, rows->absent_next, ncolumns);
 	}
-	appendStringInfo(&rows->text, "%s\t" INT64_FORMAT "\t0\t%d\t%d\t%s", rows->arrived_at, offset,
-					 source, partition, tombstone ? "t" : "f");
+	appendStringInfoString(&rows->text, rows->arrived_at);
+	append_number(&rows->text, offset);
+	appendBinaryStringInfo(&rows->text, "0\t", 2);
+	append_number(&rows->text, source);
+	append_number(&rows->text, partition);
+	appendStringInfoCharMacro(&rows->text, tombstone ? 't' : 'f');
 	for (int i = 0; i < ncolumns; i++)
 	{
 		if (rows->absent[i])
 			continue;
-		appendStringInfoChar(&rows->text, '\t');
+		appendStringInfoCharMacro(&rows->text, '\t');
 		if (fields[i].state == GC_FIELD_TEXT)
-			append_field(&rows->text, fields[i].text);
+			append_field(&rows->text, fields[i].text, fields[i].len);
 		else
-			appendStringInfoString(&rows->text, "\\N");
+			appendBinaryStringInfo(&rows->text, "\\N", 2);
 	}
 	appendStringInfoChar(&rows->text, '\n');
 	appendBinaryStringInfo(&rows->records, (char *) &number, sizeof(number));

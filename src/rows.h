@@ -38,6 +38,9 @@ extern bool gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int
 /* Writes the rows that are there, as the owner. After an ERROR gc_rows_failed says whose it was. */
 extern void gc_rows_flush(GcRows *rows);
 
+/* Called while rows are written, every 64 kB of them or so; NULL = nothing. */
+extern void (*gc_rows_meanwhile) (void);
+
 /* The number of the record of the last error; 0 = not known. */
 extern int64 gc_rows_failed(const GcRows *rows);
 
