@@ -48,7 +48,7 @@ PG_FUNCTION_INFO_V1(gc_apply);
 typedef struct Progress
 {
 	const GcEntity *entity;
-	GcRows	   *flushing;		/* knows it while rows are written */
+	GcRows	   *writing;		/* knows it while rows are written */
 	int64		record;			/* counted from 1; 0 = not known */
 } Progress;
 
@@ -80,7 +80,7 @@ static void
 say_record(void *arg)
 {
 	const Progress *progress = arg;
-	int64		record = progress->flushing ? gc_rows_failed(progress->flushing) : progress->record;
+	int64		record = progress->writing ? gc_rows_failed(progress->writing) : progress->record;
 
 	errhidestmt(true);
 	if (record > 0)
@@ -91,7 +91,7 @@ say_record(void *arg)
 				   progress->entity->schema, progress->entity->name);
 }
 
-/* Who may write, and whether COPY can do it for them. */
+/* Who may write; under policies, which are not checked here, nobody. */
 static void
 check_rights(const GcEntity *entity)
 {
@@ -134,14 +134,6 @@ check_version(const GcEntity *entity, const GcDecoded *record, TimestampTz now)
 						   entity->version_column, gc_timestamp_literal(version),
 						   gc_timestamp_literal(now), gc_max_future_skew),
 				 errhint("Correct the clock it comes from, or declare the unit of its times in the mapping.")));
-}
-
-static void
-flush(GcRows *rows, Progress *progress)
-{
-	progress->flushing = rows;
-	gc_rows_flush(rows);
-	progress->flushing = NULL;
 }
 
 /*
@@ -216,11 +208,9 @@ gc_apply(PG_FUNCTION_ARGS)
 				check_version(entity, &record, now);
 				offset = nextval_internal(sequence, false);
 				deleted = record.status == GC_DECODE_TOMBSTONE;
-				if (!gc_rows_add(rows, record.fields, deleted, 0, 0, offset, decoded))
-				{
-					flush(rows, &progress);
-					gc_rows_add(rows, record.fields, deleted, 0, 0, offset, decoded);
-				}
+				progress.writing = rows;
+				gc_rows_add(rows, record.fields, deleted, 0, 0, offset, decoded);
+				progress.writing = NULL;
 				count++;
 				break;
 			case GC_DECODE_FILTERED:
@@ -231,9 +221,9 @@ gc_apply(PG_FUNCTION_ARGS)
 				report(&record.error, true);
 		}
 	}
-	flush(rows, &progress);
-	error_context_stack = context.previous;
+	progress.writing = rows;
 	gc_rows_close(rows);
+	error_context_stack = context.previous;
 	gc_mapping_free(mapping);
 	gc_leave(guc_level);
 	PG_RETURN_INT64(count);

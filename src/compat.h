@@ -98,4 +98,13 @@
 	} while (0)
 #endif
 
+/* A row's entries in all indexes, by the executor; returns the indexes to be checked again at the end. */
+#if PG_VERSION_NUM >= 160000
+#define gc_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL, false)
+#else
+#define gc_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
+#endif
+
 #endif							/* GC_COMPAT_H */

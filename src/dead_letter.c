@@ -193,7 +193,6 @@ apply_letter(const Letter *letter)
 	{
 		gc_rows_open(rows, GetCurrentTimestamp());
 		gc_rows_add(rows, record.fields, record.status == GC_DECODE_TOMBSTONE, letter->source, letter->partition, letter->offset, 1);
-		gc_rows_flush(rows);
 		gc_rows_close(rows);
 	}
 	gc_mapping_free(mapping);

@@ -57,7 +57,7 @@ typedef struct GcItem
 	int64		offset;
 	int64		time_us;		/* since 1970, or GC_NO_TIMESTAMP */
 	int64		version_us;
-	GcField    *fields;			/* upsert, tombstone; texts without a NUL at their end */
+	GcField    *fields;			/* upsert, tombstone */
 	GcDecodeError *error;		/* bad, halt */
 	GcFrame		raw;			/* key, value, headers */
 	uint32		crc;

@@ -1,13 +1,11 @@
 /*
  * ingest_apply.c: what is pending of a changelog goes into its tables.
  *
- * A batch is one transaction: rows by COPY into the leaf of the moment, dead letters, and the
+ * A batch is one transaction: rows into the leaf of the moment (rows.c), dead letters, and the
  * ledger, which says how far each partition has been read. The ledger's row is the
  * compare-and-set: it is written only where the newest one ends at the offset that this process
  * began with and the changelog's generation is still the same; of two processes that try,
  * one violates its primary key.
- *
- * Rows are written in the order of their keys, which makes cheaper index insertions.
  *
  * Errors have three classes:
  *
@@ -255,76 +253,6 @@ anchor_of(const GcIngest *ingest, int partition, int nitems)
  * Writing rows
  */
 
-/* An item on its way into the order of keys. */
-typedef struct SortItem
-{
-	uint64		head;			/* bytes of the first key, the first ones that differ somewhere */
-	GcItem	   *item;
-} SortItem;
-
-static const GcIngest *sorting;
-
-/* By key, then by offset. */
-static int
-compare_items(const void *a, const void *b)
-{
-	const SortItem *one = a;
-	const SortItem *other = b;
-
-	if (one->head != other->head)
-		return one->head < other->head ? -1 : 1;
-	for (int i = 0; i < sorting->nkeys; i++)
-	{
-		const GcField *x = &one->item->fields[sorting->key_columns[i]];
-		const GcField *y = &other->item->fields[sorting->key_columns[i]];
-		int			order;
-
-		if (x->state != GC_FIELD_TEXT || y->state != GC_FIELD_TEXT)
-			continue;
-		order = memcmp(x->text, y->text, Min(x->len, y->len));
-		if (order != 0)
-			return order;
-		if (x->len != y->len)
-			return x->len < y->len ? -1 : 1;
-	}
-	return one->item < other->item ? -1 : one->item > other->item;
-}
-
-/* Sorts by key. Most comparisons are of eight bytes behind what all keys begin with. */
-static void
-sort_items(const GcIngest *ingest, GcItem **items, int n)
-{
-	SortItem   *sorted = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(SortItem) * Max(n, 1));
-	int			column = ingest->key_columns[0];
-	const GcField *first = n > 0 ? &items[0]->fields[column] : NULL;
-	size_t		common = first && first->state == GC_FIELD_TEXT ? first->len : 0;
-
-	for (int i = 1; i < n && common > 0; i++)
-	{
-		const GcField *key = &items[i]->fields[column];
-		size_t		same = 0;
-
-		while (key->state == GC_FIELD_TEXT && same < Min(common, key->len) && key->text[same] == first->text[same])
-			same++;
-		common = same;
-	}
-	for (int i = 0; i < n; i++)
-	{
-		const GcField *key = &items[i]->fields[column];
-
-		sorted[i].item = items[i];
-		sorted[i].head = 0;
-		if (key->state == GC_FIELD_TEXT)
-			for (int j = 0; j < 8; j++)
-				sorted[i].head = sorted[i].head << 8 | (common + j < key->len ? (uint8) key->text[common + j] : 0);
-	}
-	sorting = ingest;
-	qsort(sorted, n, sizeof(SortItem), compare_items);
-	for (int i = 0; i < n; i++)
-		items[i] = sorted[i].item;
-	pfree(sorted);
-}
-
 static bool
 has_row(const GcItem *item)
 {
@@ -337,6 +265,7 @@ write_items(Batch *batch, GcItem **items, int nitems)
 {
 	GcIngest   *ingest = batch->ingest;
 
+	gc_rows_open(ingest->rows, batch->now);
 	for (int i = 0; i < nitems; i++)
 	{
 		GcItem	   *item = items[i];
@@ -345,13 +274,9 @@ write_items(Batch *batch, GcItem **items, int nitems)
 		int64		number = item - ingest->items + 1;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!gc_rows_add(ingest->rows, item->fields, tombstone, ingest->changelog->source, partition, item->offset, number))
-		{
-			gc_rows_flush(ingest->rows);
-			gc_rows_add(ingest->rows, item->fields, tombstone, ingest->changelog->source, partition, item->offset, number);
-		}
+		gc_rows_add(ingest->rows, item->fields, tombstone, ingest->changelog->source, partition, item->offset, number);
 	}
-	gc_rows_flush(ingest->rows);
+	gc_rows_close(ingest->rows);
 }
 
 /* The batch's records that can be written; the others are buried, or end the batch. */
@@ -391,17 +316,14 @@ sift(Batch *batch, int *count)
 	return items;
 }
 
-/* All at once, in the order of keys. */
+/* All at once. */
 static void
 write_fast(Batch *batch)
 {
 	int			n;
 	GcItem	  **items = sift(batch, &n);
 
-	sort_items(batch->ingest, items, n);
-	gc_rows_open(batch->ingest->rows, batch->now);
 	write_items(batch, items, n);
-	gc_rows_close(batch->ingest->rows);
 	batch->nrows = n;
 }
 
@@ -417,9 +339,7 @@ try_items(Batch *batch, GcItem **items, int nitems)
 	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
-		gc_rows_open(batch->ingest->rows, batch->now);
 		write_items(batch, items, nitems);
-		gc_rows_close(batch->ingest->rows);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

@@ -317,7 +317,7 @@ keep_record(GcIngest *ingest, GcItem *item, const GcFrame *raw, GcFrame *decodin
 {
 	uint32		ncolumns = ingest->spec->ncolumns;
 	Size		fields = MAXALIGN(sizeof(GcField) * ncolumns);
-	char	   *block = MemoryContextAllocHuge(ingest->pending, fields + (end - raw->at));
+	char	   *block = MemoryContextAllocHuge(ingest->pending, fields + (end - raw->at) + 1);
 
 	item->fields = (GcField *) block;
 	block += fields;
@@ -327,6 +327,12 @@ keep_record(GcIngest *ingest, GcItem *item, const GcFrame *raw, GcFrame *decodin
 	decoding->end = item->raw.end;
 	read_decoding(decoding, ingest->pending, ncolumns, item);
 	decoding->bad |= decoding->at != decoding->end;
+	if (decoding->bad || item->error != NULL)
+		return;
+	/* all is read, so there is room for the NUL that input functions need */
+	for (uint32 i = 0; i < ncolumns; i++)
+		if (item->fields[i].text != NULL)
+			item->fields[i].text[item->fields[i].len] = '\0';
 }
 
 static void

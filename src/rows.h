@@ -13,7 +13,7 @@
 /* Microseconds between 1970, from which payloads count, and 2000, from which the server does. */
 #define GC_UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
-/* Rows of one COPY. */
+/* Rows on their way into a leaf. */
 typedef struct GcRows GcRows;
 
 /* The decoder's view of an entity's columns, with its mapping; in the current memory context. */
@@ -23,25 +23,21 @@ extern GcRows *gc_rows_create(const GcEntity *entity, const GcMappingSpec *spec)
 
 /*
  * Opens the leaf for records that arrive at this time, which is made if maintenance is late; and
- * forgets rows that were not flushed. In a transaction; closed before its end.
+ * forgets rows of an attempt that failed. In a transaction.
  */
 extern void gc_rows_open(GcRows *rows, TimestampTz arrived_at);
-extern void gc_rows_close(GcRows *rows);
 
-/*
- * Adds a record, `number` in the caller's count. False, and nothing added, when it leaves other columns
- * to their DEFAULT than the rows that are there: flush first.
- */
-extern bool gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source,
+/* Adds a record, `number` in the caller's count, from 1 on. Its texts end with a NUL. */
+extern void gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source,
 						int32 partition, int64 offset, int64 number);
 
-/* Writes the rows that are there, as the owner. After an ERROR gc_rows_failed says whose it was. */
-extern void gc_rows_flush(GcRows *rows);
+/* Writes what has not been written yet, and closes the leaf. */
+extern void gc_rows_close(GcRows *rows);
 
-/* Called while rows are written, every 64 kB of them or so; NULL = nothing. */
-extern void (*gc_rows_meanwhile) (void);
-
-/* The number of the record of the last error; 0 = not known. */
+/* After an ERROR of one of these: the number of the record that it is about; 0 = not known. */
 extern int64 gc_rows_failed(const GcRows *rows);
+
+/* Called while rows are written, every thousand of them or so; NULL = nothing. */
+extern void (*gc_rows_meanwhile) (void);
 
 #endif							/* GC_ROWS_H */

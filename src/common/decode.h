@@ -258,7 +258,7 @@ typedef enum GcFieldState
 typedef struct GcField
 {
 	GcFieldState state;
-	char	   *text;			/* GC_FIELD_TEXT: valid UTF-8, no NUL inside; NUL-terminated where the decoder made it */
+	char	   *text;			/* GC_FIELD_TEXT: NUL-terminated, valid UTF-8, no NUL inside; the caller may scribble on it */
 	size_t		len;
 } GcField;
 
