@@ -371,6 +371,26 @@ after_error(ErrorData *error)
 											Min(100 * (INT64CONST(1) << Min(failures, 10)), LONGEST_PAUSE_MS)));
 }
 
+/*
+ * Nothing to do. A verb that gives us something may have found our lock held just now and started nobody: so look
+ * once more without it.
+ */
+static void
+leave(void)
+{
+	LOCKTAG		tag;
+	char	   *text;
+
+	worker_tag(&tag, gc_work.owner, gc_work.server);
+	LockRelease(&tag, ExclusiveLock, true);
+	gc_ingest_begin();
+	text = gc_ingest_catalogue();
+	gc_ingest_commit();
+	if (*text == '\0' || LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		proc_exit(0);
+	gc_work.reload = true;
+}
+
 static void
 load(void)
 {
@@ -379,6 +399,8 @@ load(void)
 	MemoryContextReset(gc_work.turn_context);
 	MemoryContextSwitchTo(gc_work.turn_context);
 	gc_ingest_load();
+	if (gc_work.topics == NIL)
+		leave();
 }
 
 /* While rows are written the reader is not to wait. */
@@ -422,7 +444,7 @@ gc_ingest_main(Datum arg)
 		{
 			for (;;)
 			{
-				if (gc_work.reload)
+				while (gc_work.reload)
 					load();
 				turn();
 				failures = 0;

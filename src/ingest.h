@@ -172,7 +172,7 @@ extern void gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64
 /* ingest_load.c: what the catalogue says, as a text. In a transaction. */
 extern char *gc_ingest_catalogue(void);
 
-/* Loads all anew and sets a reader off. Ends the process when there is nothing to do. */
+/* Loads all anew and sets a reader off. No topics: there is nothing to do. */
 extern void gc_ingest_load(void);
 
 /* So many bytes more may be on the way. */

@@ -535,7 +535,7 @@ gc_ingest_load(void)
 		load_changelogs(name);
 	gc_ingest_commit();
 	if (gc_work.topics == NIL)
-		proc_exit(0);			/* nothing to do: a verb will start another one */
+		return;
 	gc_ingest_begin();
 	MemoryContextSwitchTo(gc_work.load_context);
 	gc_work.reader = gc_reader_start(gc_work.server, gc_work.owner, (uint64) gc_reader_memory * 1024);

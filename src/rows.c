@@ -44,6 +44,7 @@
 
 #define ROWS_AT_ONCE	1000	/* into the heap; as COPY does */
 #define BYTES_AT_ONCE	65536
+#define AHEAD			4		/* entries that are fetched into the cache */
 #define ENTRIES_BYTES	(16 * 1024 * 1024)	/* of all indexes, before they are inserted */
 
 /* A system column of a leaf. */
@@ -477,6 +478,8 @@ insert_entries(GcRows *rows)
 			bool		isnull[INDEX_MAX_KEYS];
 
 			CHECK_FOR_INTERRUPTS();
+			if (j + AHEAD < entries->count)
+				__builtin_prefetch(entries->of[j + AHEAD].tuple);
 			if (j % ROWS_AT_ONCE == 0 && gc_rows_meanwhile != NULL)
 				gc_rows_meanwhile();
 			rows->number = entry->number;
