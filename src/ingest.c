@@ -22,6 +22,9 @@
  */
 #include "postgres.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <signal.h>
 
 #include "access/xact.h"
@@ -403,6 +406,19 @@ load(void)
 		leave();
 }
 
+/*
+ * A batch's memory is needed again by the next one: malloc is not to give it back to the system each time. Clearing its
+ * pages anew is a tenth of the time of a batch.
+ */
+static void
+keep_memory(void)
+{
+#ifdef __GLIBC__
+	mallopt(M_MMAP_THRESHOLD, 32 * 1024 * 1024);
+	mallopt(M_TRIM_THRESHOLD, 256 * 1024 * 1024);
+#endif
+}
+
 /* While rows are written the reader is not to wait. */
 static void
 read_on(void)
@@ -433,6 +449,7 @@ gc_ingest_main(Datum arg)
 	worker_tag(&tag, gc_work.owner, gc_work.server);
 	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		proc_exit(0);
+	keep_memory();
 	gc_work.reload = true;
 	gc_rows_meanwhile = read_on;
 

@@ -11,7 +11,7 @@
  *
  *	 transient	 deadlock, lock timeout, disk full, out of memory, cancel, …: the transaction is
  *				 aborted, the offset has not moved, and the same is tried again after a pause, for ever
- *	 record		 class 22 or 23 of a row: the batch is written again in the order of offsets, up to the
+ *	 record		 class 22, 23 or 54 of a row: the batch is written again in the order of offsets, up to the
  *				 row that fails, which becomes a dead letter, and on behind it. Rows before a bad one are written
  *				 twice, so a batch costs twice as much at most; no savepoint for each row. After
  *				 BAD_PER_BATCH of them the batch ends there and is committed
@@ -70,6 +70,7 @@ class_of(int sqlerrcode)
 	{
 		case ERRCODE_DATA_EXCEPTION:
 		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:	/* a value that is too long for an index */
 			return RECORD;
 		case ERRCODE_T_R_SERIALIZATION_FAILURE:	/* category 40 */
 		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):

@@ -632,6 +632,7 @@ add_step(GcRows *rows, const void *arg)
 	}
 	MemoryContextSwitchTo(rows->values);
 	ResetPerTupleExprContext(rows->estate);
+	ExecClearTuple(slot);		/* a trigger did not want what was in it */
 	fill_slot(rows, slot, row);
 	ExecStoreVirtualTuple(slot);
 	slot->tts_tableOid = RelationGetRelid(rows->leaf);
