@@ -156,6 +156,31 @@ gc_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
 		elog(ERROR, "unexpected result %d of internal query: %s", result, sql); /* cannot happen */
 }
 
+void
+gc_catalog_execute_kept(GcKeptPlan *plan, const char *sql, int nargs, Oid *types, Datum *values,
+						const char *nulls, int expected)
+{
+	Oid			save_user;
+	int			save_context;
+	int			result;
+
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(extension_owner(),
+						   save_context | SECURITY_LOCAL_USERID_CHANGE);
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	made = SPI_prepare(sql, nargs, types);
+
+		if (made == NULL || SPI_keepplan(made) != 0)
+			elog(ERROR, "cannot prepare internal query: %s", sql);	/* cannot happen */
+		*plan = made;
+	}
+	result = SPI_execute_plan(*plan, values, nulls, false, 0);
+	SetUserIdAndSecContext(save_user, save_context);
+	if (result != expected)
+		elog(ERROR, "unexpected result %d of internal query: %s", result, sql); /* cannot happen */
+}
+
 /* Executes with (Oid type, Datum value) pairs, in the caller's SPI connection. */
 static void
 execute_pairs(int expected, const char *sql, int nargs, va_list args)

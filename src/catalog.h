@@ -70,6 +70,12 @@ extern Oid	gc_catalog_relid(const char *name);
 extern void gc_catalog_execute(const char *sql, int nargs, Oid *types,
 							   Datum *values, const char *nulls, int expected);
 
+/* The same for what runs again and again: *plan, static and NULL at first, is where its plan is kept. */
+typedef struct _SPI_plan *GcKeptPlan;
+
+extern void gc_catalog_execute_kept(GcKeptPlan *plan, const char *sql, int nargs, Oid *types, Datum *values,
+									const char *nulls, int expected);
+
 /*
  * The same in a connection of its own, with pairs (Oid type, Datum value), none of
  * them NULL: for statements whose rows nobody reads; how many they were.

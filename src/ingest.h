@@ -76,6 +76,7 @@ typedef struct GcProgress
 typedef struct GcIngest
 {
 	GcChangelog *changelog;
+	GcEntity   *root;			/* of its entity */
 	struct GcTopic *topic;
 	GcMappingSpec *spec;
 	GcRows	   *rows;

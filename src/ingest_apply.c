@@ -191,6 +191,7 @@ advance(Batch *batch, int partition, int64 to_offset, GcAnchor anchor)
 	GcChangelog *changelog = ingest->changelog;
 	GcProgress *progress = &ingest->progress[partition];
 	GcPartition *read = &ingest->topic->partitions[partition];
+	static GcKeptPlan plan = NULL;
 	Oid			types[12] = {INT4OID, INT4OID, INT4OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID,
 	INT8OID, TIMESTAMPTZOID, INT8OID};
 	Datum		values[12] = {Int32GetDatum(changelog->changelog_id), Int32GetDatum(changelog->generation),
@@ -206,7 +207,7 @@ advance(Batch *batch, int partition, int64 to_offset, GcAnchor anchor)
 	nulls[9] = nulls[11] = anchor.offset < 0 ? 'n' : ' ';
 	nulls[10] = anchor.offset < 0 || anchor.time_us == GC_NO_TIMESTAMP ? 'n' : ' ';
 	SPI_connect();
-	gc_catalog_execute("INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset, high,"
+	gc_catalog_execute_kept(&plan, "INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset, high,"
 					   " record_time, rows, dead, anchor_offset, anchor_time, anchor_crc)"
 					   " SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12"
 					   " FROM guest_context._changelog c WHERE c.changelog_id OPERATOR(pg_catalog.=) $1"
@@ -446,28 +447,41 @@ forget_items(GcIngest *ingest, int nitems)
 	ingest->bytes = 0;
 }
 
+/* May it go on as it was loaded? Whoever pauses or alters it waits for this batch, and there is none as before after that. */
+static bool
+lock_changelog(const GcChangelog *changelog)
+{
+	static GcKeptPlan plan = NULL;
+	Oid			types[3] = {INT4OID, OIDOID, TEXTOID};
+	Datum		values[3] = {Int32GetDatum(changelog->changelog_id), ObjectIdGetDatum(MyDatabaseId),
+	CStringGetTextDatum(changelog->row_version)};
+	bool		found;
+
+	SPI_connect();
+	gc_catalog_execute_kept(&plan, "SELECT 1 FROM guest_context._changelog_state s"
+							" JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) s.changelog_id"
+							" JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
+							" WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted"
+							" AND s.database OPERATOR(pg_catalog.=) $2"
+							" AND pg_catalog.concat(c.xmin, '/', e.xmin) OPERATOR(pg_catalog.=) $3 FOR SHARE OF s, c",
+							3, types, values, NULL, SPI_OK_SELECT);
+	found = SPI_processed == 1;
+	SPI_finish();
+	return found;
+}
+
 /* One transaction. False when somebody else has moved the changelog on. */
 static bool
 write_batch(Batch *batch, bool careful)
 {
 	GcIngest   *ingest = batch->ingest;
 	GcEntity   *entity = ingest->changelog->entity;
-	GcEntity   *root = entity->parent_id == 0 ? entity : gc_entity_by_id(entity->root_id);
 
-	/* whoever pauses or alters it waits for this batch, and there is none as before after that */
-	if (gc_catalog_run(SPI_OK_SELECT,
-					   "SELECT 1 FROM guest_context._changelog_state s"
-					   " JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) s.changelog_id"
-					   " JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
-					   " WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted"
-					   " AND s.database OPERATOR(pg_catalog.=) $2"
-					   " AND pg_catalog.concat(c.xmin, '/', e.xmin) OPERATOR(pg_catalog.=) $3 FOR SHARE OF s, c", 3,
-					   INT4OID, Int32GetDatum(ingest->changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
-					   TEXTOID, CStringGetTextDatum(ingest->changelog->row_version)) != 1)
+	if (!lock_changelog(ingest->changelog))
 		return false;
 	LockRelationOid(entity->view, AccessShareLock);
 	gc_entity_check_exists(entity, entity->view);
-	gc_writer_lock(root->versions, RowExclusiveLock);
+	gc_writer_lock(ingest->root->versions, RowExclusiveLock);
 	batch->now = GetCurrentTimestamp();
 	if (careful)
 		write_careful(batch);

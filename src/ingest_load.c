@@ -97,6 +97,7 @@ load_changelogs(const char *server)
 		GcIngest   *ingest = palloc0(sizeof(GcIngest));
 
 		ingest->changelog = lfirst(lc);
+		ingest->root = gc_entity_by_id(ingest->changelog->entity->root_id);
 		ingest->topic = topic_of(ingest->changelog->topic);
 		ingest->spec = gc_changelog_spec(ingest->changelog);
 		ingest->rows = gc_rows_create(ingest->changelog->entity, ingest->spec);
