@@ -11,10 +11,11 @@
  *
  *	 transient	 deadlock, lock timeout, disk full, out of memory, cancel, …: the transaction is
  *				 aborted, the offset has not moved, and the same is tried again after a pause, for ever
- *	 record		 class 22, 23 or 54 of a row: the batch is written again in the order of offsets, up to the
- *				 row that fails, which becomes a dead letter, and on behind it. Rows before a bad one are written
- *				 twice, so a batch costs twice as much at most; no savepoint for each row. After
- *				 BAD_PER_BATCH of them the batch ends there and is committed
+ *	 record		 class 22, 23 or 54 of a row: the batch is written again. Its rows are checked in subtransactions,
+ *				 which write nothing, so the one that fails becomes a dead letter and no other is
+ *				 written twice. What shows only in writing, a trigger's or an index's complaint, is written a third
+ *				 time: in the order of offsets, up to the row that fails, and on behind it; after BAD_PER_BATCH of
+ *				 them the batch ends there and is committed
  *	 structural	 everything else: the changelog halts and says why
  *
  * Runs as the entities' owner, in the worker of ingest.c, at top level.
@@ -40,11 +41,20 @@
 #include "ingest.h"
 #include "tree.h"
 
-#define BAD_PER_BATCH		32
+#define BAD_PER_BATCH		32		/* that are found by writing */
+#define DEAD_PER_BATCH		1000	/* then it is time to look whether something is wrong with all */
 #define LONGEST_PAUSE_MS	10000
 
 /* Dead letters that are too many: more than half of this many records. */
 #define BREAKER_RECORDS		1000
+
+/* What is wrong with a record. */
+typedef struct Bad
+{
+	const char *sqlstate;
+	const char *message;
+	const char *detail;			/* or NULL */
+} Bad;
 
 /* What becomes of a batch. */
 typedef struct Batch
@@ -52,11 +62,19 @@ typedef struct Batch
 	GcIngest   *ingest;
 	int			nitems;			/* how many of those pending it takes */
 	TimestampTz now;
+	Bad		  **bad;			/* by item; NULL = nothing */
+	int			nbad;
 	int			nrows;
 	int			ndead;
 	bool		booked;			/* their numbers, with the first partition's row of the ledger */
 	const char *halt;			/* it ends before an item that halts the changelog: why */
 } Batch;
+
+/* How it is written: each when the one before has met a record that fails. */
+typedef enum WriteMode
+{
+	FAST, CHECKED, CAREFUL
+} WriteMode;
 
 typedef enum ErrorClass
 {
@@ -125,8 +143,9 @@ headers_of(GcFrame *frame, bool *isnull)
 }
 
 static void
-bury(Batch *batch, const GcItem *item, const char *sqlstate, const char *message, const char *detail)
+bury(Batch *batch, const GcItem *item, const Bad *bad)
 {
+	static GcKeptPlan plan = NULL;
 	GcChangelog *changelog = batch->ingest->changelog;
 	GcFrame		raw = item->raw;
 	Oid			types[11] = {INT4OID, INT4OID, INT4OID, INT8OID, TIMESTAMPTZOID, BYTEAOID, BYTEAOID, BYTEAARRAYOID, TEXTOID, TEXTOID, TEXTOID};
@@ -143,17 +162,62 @@ bury(Batch *batch, const GcItem *item, const char *sqlstate, const char *message
 	nulls[6] = isnull ? 'n' : ' ';
 	values[7] = headers_of(&raw, &isnull);
 	nulls[7] = isnull ? 'n' : ' ';
-	values[8] = CStringGetTextDatum(sqlstate);
-	values[9] = CStringGetTextDatum(message);
-	values[10] = detail && *detail ? CStringGetTextDatum(detail) : (Datum) 0;
-	nulls[10] = detail && *detail ? ' ' : 'n';
+	values[8] = CStringGetTextDatum(bad->sqlstate);
+	values[9] = CStringGetTextDatum(bad->message);
+	values[10] = bad->detail && *bad->detail ? CStringGetTextDatum(bad->detail) : (Datum) 0;
+	nulls[10] = bad->detail && *bad->detail ? ' ' : 'n';
 	SPI_connect();
-	gc_catalog_execute("INSERT INTO guest_context._dead_letter (changelog_id, source, partition, record_offset, record_time,"
+	gc_catalog_execute_kept(&plan, "INSERT INTO guest_context._dead_letter (changelog_id, source, partition, record_offset, record_time,"
 					   " key, value, headers, sqlstate, message, detail)"
 					   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
 					   11, types, values, nulls, SPI_OK_INSERT);
 	SPI_finish();
 	batch->ndead++;
+}
+
+/* It ends before this item, and, where `halt` says why, the changelog halts there. */
+static void
+end_at(Batch *batch, const GcItem *item, const char *halt)
+{
+	batch->nitems = item - batch->ingest->items;
+	batch->halt = halt;
+}
+
+/* This record is bad: it will be a dead letter, or ends the batch. False when it does, or when there are enough. */
+static bool
+mark(Batch *batch, const GcItem *item, const char *sqlstate, const char *message, const char *detail)
+{
+	Bad		   *bad;
+
+	if (item->status == GC_DECODE_HALT || !batch->ingest->changelog->dead_letters)
+	{
+		end_at(batch, item, message);
+		return false;
+	}
+	bad = palloc(sizeof(Bad));
+	bad->sqlstate = sqlstate;
+	bad->message = message;
+	bad->detail = detail;
+	batch->bad[item - batch->ingest->items] = bad;
+	if (++batch->nbad < DEAD_PER_BATCH)
+		return true;
+	end_at(batch, item + 1, NULL);
+	return false;
+}
+
+static bool
+mark_error(Batch *batch, const GcItem *item, const ErrorData *error)
+{
+	return mark(batch, item, pstrdup(unpack_sql_state(error->sqlerrcode)), error->message, error->detail);
+}
+
+/* In the order of offsets. */
+static void
+bury_bad(Batch *batch)
+{
+	for (int i = 0; i < batch->nitems && batch->nbad > 0; i++)
+		if (batch->bad[i] != NULL)
+			bury(batch, &batch->ingest->items[i], batch->bad[i]);
 }
 
 /* What is wrong with a record before anything is written: a dead letter, or NULL. */
@@ -261,7 +325,18 @@ has_row(const GcItem *item)
 	return item->status == GC_DECODE_UPSERT || item->status == GC_DECODE_TOMBSTONE;
 }
 
-/* Writes these items; their numbers for gc_rows_failed are places in ingest->items, from 1 on. */
+/* Its number for gc_rows_failed is its place in ingest->items, from 1 on. */
+static void
+add_item(Batch *batch, GcItem *item)
+{
+	GcIngest   *ingest = batch->ingest;
+
+	CHECK_FOR_INTERRUPTS();
+	gc_rows_add(ingest->rows, item->fields, item->status == GC_DECODE_TOMBSTONE, ingest->changelog->source,
+				ingest->topic->partitions[item->partition].partition, item->offset, item - ingest->items + 1);
+}
+
+/* Writes these items. */
 static void
 write_items(Batch *batch, GcItem **items, int nitems)
 {
@@ -269,19 +344,11 @@ write_items(Batch *batch, GcItem **items, int nitems)
 
 	gc_rows_open(ingest->rows, batch->now);
 	for (int i = 0; i < nitems; i++)
-	{
-		GcItem	   *item = items[i];
-		bool		tombstone = item->status == GC_DECODE_TOMBSTONE;
-		int32		partition = ingest->topic->partitions[item->partition].partition;
-		int64		number = item - ingest->items + 1;
-
-		CHECK_FOR_INTERRUPTS();
-		gc_rows_add(ingest->rows, item->fields, tombstone, ingest->changelog->source, partition, item->offset, number);
-	}
+		add_item(batch, items[i]);
 	gc_rows_close(ingest->rows);
 }
 
-/* The batch's records that can be written; the others are buried, or end the batch. */
+/* The batch's records that can be written; the others are bad, or end it. */
 static GcItem **
 sift(Batch *batch, int *count)
 {
@@ -289,30 +356,19 @@ sift(Batch *batch, int *count)
 	GcItem	  **items = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(GcItem *) * Max(batch->nitems, 1));
 	int			n = 0;
 
+	batch->bad = MemoryContextAllocExtended(CurrentMemoryContext, sizeof(Bad *) * Max(batch->nitems, 1),
+											MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		GcItem	   *item = &ingest->items[i];
-		const char *sqlstate = "22008";
-		const char *message = NULL;
-		const char *detail = NULL;
+		const char *too_new = has_row(item) ? future_version(batch, item) : NULL;
 
-		if (has_row(item))
-			message = future_version(batch, item);
-		else
-		{
-			sqlstate = item->error->sqlstate;
-			message = item->error->message;
-			detail = item->error->detail;
-		}
-		if (message == NULL)
+		if (too_new != NULL)
+			mark(batch, item, "22008", too_new, NULL);
+		else if (has_row(item))
 			items[n++] = item;
-		else if (item->status == GC_DECODE_HALT || !ingest->changelog->dead_letters)
-		{
-			batch->halt = message;
-			batch->nitems = i;
-		}
 		else
-			bury(batch, item, sqlstate, message, detail);
+			mark(batch, item, item->error->sqlstate, item->error->message, item->error->detail);
 	}
 	*count = n;
 	return items;
@@ -327,6 +383,83 @@ write_fast(Batch *batch)
 
 	write_items(batch, items, n);
 	batch->nrows = n;
+}
+
+/* Checks a row in the subtransaction that is open; when it fails, that is aborted, and begun again. */
+static ErrorData *
+try_item(Batch *batch, GcItem *item, MemoryContext caller, ResourceOwner owner)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		add_item(batch, item);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+	}
+	PG_END_TRY();
+	if (error != NULL && class_of(error->sqlerrcode) != RECORD)
+		ThrowErrorData(error);
+	return error;
+}
+
+/* Around the rows that fail before they are written. */
+static void
+write_checked(Batch *batch)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	GcIngest   *ingest = batch->ingest;
+	int			n;
+	GcItem	  **items = sift(batch, &n);
+	bool		open = false;
+
+	gc_rows_open(ingest->rows, batch->now);
+	if (!gc_rows_reserve(ingest->rows))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_EXCEPTION), errmsg("a trigger must see each row")));	/* the next mode is for that */
+	for (int i = 0; i < n; i++)
+	{
+		ErrorData  *error;
+
+		if (open && gc_rows_full(ingest->rows))
+		{
+			ReleaseCurrentSubTransaction();
+			open = false;
+			MemoryContextSwitchTo(caller);
+			CurrentResourceOwner = owner;
+			gc_rows_write(ingest->rows);
+		}
+		if (!open)
+		{
+			BeginInternalSubTransaction(NULL);
+			MemoryContextSwitchTo(caller);
+			open = true;
+		}
+		error = try_item(batch, items[i], caller, owner);
+		if (error == NULL)
+		{
+			batch->nrows++;
+			continue;
+		}
+		open = false;
+		if (!mark_error(batch, items[i], error))
+			break;
+	}
+	if (open)
+	{
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+	}
+	gc_rows_close(ingest->rows);
 }
 
 /* Tries to write items in a subtransaction; NULL, or why not. */
@@ -404,15 +537,13 @@ write_careful(Batch *batch)
 			until = from + (until - from) / 2;
 			continue;
 		}
-		if (!ingest->changelog->dead_letters || bad == BAD_PER_BATCH)
+		if (bad++ == BAD_PER_BATCH)
 		{
-			if (!ingest->changelog->dead_letters)
-				batch->halt = error->message;
-			batch->nitems = items[from] - ingest->items;
+			end_at(batch, items[from], NULL);
 			return;
 		}
-		bury(batch, items[from], unpack_sql_state(error->sqlerrcode), error->message, error->detail);
-		bad++;
+		if (!mark_error(batch, items[from], error))
+			return;
 		from++;
 		until = n;
 	}
@@ -472,7 +603,7 @@ lock_changelog(const GcChangelog *changelog)
 
 /* One transaction. False when somebody else has moved the changelog on. */
 static bool
-write_batch(Batch *batch, bool careful)
+write_batch(Batch *batch, WriteMode mode)
 {
 	GcIngest   *ingest = batch->ingest;
 	GcEntity   *entity = ingest->changelog->entity;
@@ -483,10 +614,13 @@ write_batch(Batch *batch, bool careful)
 	gc_entity_check_exists(entity, entity->view);
 	gc_writer_lock(ingest->root->versions, RowExclusiveLock);
 	batch->now = GetCurrentTimestamp();
-	if (careful)
-		write_careful(batch);
-	else
+	if (mode == FAST)
 		write_fast(batch);
+	else if (mode == CHECKED)
+		write_checked(batch);
+	else
+		write_careful(batch);
+	bury_bad(batch);
 	for (int i = 0; i < ingest->topic->npartitions; i++)
 	{
 		int64		to_offset = reach_of(ingest, i, batch->nitems);
@@ -603,7 +737,7 @@ gc_ingest_apply(GcIngest *ingest)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
-	for (volatile bool careful = false;; careful = true)
+	for (volatile WriteMode mode = FAST;; mode++)
 	{
 		Batch		batch = {.ingest = ingest, .nitems = ingest->nitems};
 		ErrorData  *volatile error = NULL;
@@ -613,7 +747,7 @@ gc_ingest_apply(GcIngest *ingest)
 		PG_TRY();
 		{
 			gc_ingest_begin();
-			written = write_batch(&batch, careful);
+			written = write_batch(&batch, mode);
 			if (written)
 				gc_ingest_commit();
 			else
@@ -632,7 +766,7 @@ gc_ingest_apply(GcIngest *ingest)
 
 		if (error != NULL)
 		{
-			if (!careful && class_of(error->sqlerrcode) == RECORD)
+			if (mode != CAREFUL && class_of(error->sqlerrcode) == RECORD)
 				continue;
 			return failed(ingest, error);
 		}

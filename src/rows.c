@@ -572,6 +572,52 @@ insert_rows(GcRows *rows)
 		gc_rows_meanwhile();
 }
 
+static TupleTableSlot *
+slot_at(GcRows *rows, int i)
+{
+	if (rows->slots[i] == NULL)
+	{
+		MemoryContextSwitchTo(rows->context);
+		rows->slots[i] = table_slot_create(rows->leaf, &rows->estate->es_tupleTable);
+	}
+	return rows->slots[i];
+}
+
+static void
+reserve_step(GcRows *rows, const void *arg)
+{
+	for (int i = 0; i < ROWS_AT_ONCE; i++)
+		(void) slot_at(rows, i);
+}
+
+/* Slots belong to the transaction that makes them. */
+bool
+gc_rows_reserve(GcRows *rows)
+{
+	if (rows->one_by_one)
+		return false;
+	guarded(rows, reserve_step, NULL);
+	return true;
+}
+
+bool
+gc_rows_full(const GcRows *rows)
+{
+	return rows->nslots == ROWS_AT_ONCE || rows->bytes >= BYTES_AT_ONCE;
+}
+
+static void
+write_step(GcRows *rows, const void *arg)
+{
+	insert_rows(rows);
+}
+
+void
+gc_rows_write(GcRows *rows)
+{
+	guarded(rows, write_step, NULL);
+}
+
 typedef struct Row
 {
 	const GcField *fields;
@@ -622,14 +668,12 @@ add_step(GcRows *rows, const void *arg)
 {
 	const Row  *row = arg;
 	ResultRelInfo *target = rows->target;
-	TupleTableSlot *slot = rows->slots[rows->nslots];
+	TupleTableSlot *slot;
 
+	if (gc_rows_full(rows))
+		insert_rows(rows);
+	slot = slot_at(rows, rows->nslots);
 	rows->number = row->number;
-	if (slot == NULL)
-	{
-		MemoryContextSwitchTo(rows->context);
-		slot = rows->slots[rows->nslots] = table_slot_create(rows->leaf, &rows->estate->es_tupleTable);
-	}
 	MemoryContextSwitchTo(rows->values);
 	ResetPerTupleExprContext(rows->estate);
 	ExecClearTuple(slot);		/* a trigger did not want what was in it */
@@ -645,7 +689,7 @@ add_step(GcRows *rows, const void *arg)
 	if (rows->leaf->rd_att->constr != NULL)
 		ExecConstraints(target, slot, rows->estate);
 	rows->numbers[rows->nslots++] = row->number;
-	if (rows->one_by_one || rows->nslots == ROWS_AT_ONCE || rows->bytes >= BYTES_AT_ONCE)
+	if (rows->one_by_one)
 		insert_rows(rows);
 }
 

@@ -31,6 +31,15 @@ extern void gc_rows_open(GcRows *rows, TimestampTz arrived_at);
 extern void gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source,
 						int32 partition, int64 offset, int64 number);
 
+/*
+ * A row that is added is checked, and written with others when those before it are full. So a caller can add rows in
+ * subtransactions that write nothing, and lose only the row that fails: reserve first, and write, outside of them, when
+ * full. False: it cannot be told without writing, because of a trigger.
+ */
+extern bool gc_rows_reserve(GcRows *rows);
+extern bool gc_rows_full(const GcRows *rows);
+extern void gc_rows_write(GcRows *rows);
+
 /* Writes what has not been written yet, and closes the leaf. */
 extern void gc_rows_close(GcRows *rows);
 

@@ -43,6 +43,43 @@ is(sql(q{SELECT string_agg(record_offset || ' ' || sqlstate, ', ' ORDER BY recor
 is(sql(q{SELECT length(key) FROM guest_context.dead_letter WHERE record_offset = 2}), '1000000', 'whole');
 app(q{SELECT guest_context.discard(array_agg(id)) FROM guest_context.dead_letter});
 
+# --- ones that are found out one after the other: when they are read, when they are checked, in an index, by a trigger
+
+app(q{
+	CREATE TYPE shop.part_shape AS (ref text, item_ref text, n int, modified_at timestamptz);
+	SELECT guest_context.create_entity('shop.parts', 'shop.part_shape', parent => 'shop.items', parent_ref => '{item_ref}');
+	ALTER TABLE shop.parts_versions ADD CHECK (n < 1000);
+	CREATE FUNCTION shop.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.n = 13 THEN RAISE SQLSTATE '22023'; END IF; RETURN NULL; END $$;
+});
+sub part { my ($ref, $n, $item) = @_; $item //= 'a'; return [ $ref, qq({"ref":"$ref","item_ref":"$item","n":$n,"modifiedAt":"2024-03-24T12:20:01Z"}) ] }
+my $random = join '', map { chr(97 + (($_ * $_ * 7919) >> 3) % 26) . $_ } 1 .. 2000;
+$kafka->create_topic('parts');
+$kafka->produce('parts', [ map { $_ == 700 ? part("p$_", '"x"') : $_ == 900 ? part("p$_", 1000) : $_ == 1500 ? part("p$_", 1, $random) :
+	$_ == 2500 ? part("p$_", 13) : $_ % 500 == 499 ? [ "p$_", '{' ] : part("p$_", 1) } 0 .. 2999 ], 'message.max.bytes' => 4_000_000);
+app(q{SELECT guest_context.create_changelog('shop.parts', 'events', 'parts')});
+my $letters = q{SELECT string_agg(record_offset || ' ' || sqlstate, ', ' ORDER BY id) FROM guest_context.dead_letter};
+becomes($letters, '499 22P02, 700 22P02, 900 23514, 999 22P02, 1499 22P02, 1500 54000, 1999 22P02, 2499 22P02, 2999 22P02', 'each is a dead letter, in the order of offsets');
+becomes(q{SELECT count(*) FROM shop.parts}, '2991', 'and the others are there');
+app(q{SELECT guest_context.discard(array_agg(id)) FROM guest_context.dead_letter});
+app(q{
+	SELECT guest_context.pause('shop.parts/parts');
+	SELECT guest_context.seek('shop.parts/parts', 'earliest');
+	CREATE TRIGGER refuse AFTER INSERT ON shop.parts_versions FOR EACH ROW EXECUTE FUNCTION shop.refuse();
+	SELECT guest_context.resume('shop.parts/parts');
+});
+becomes($letters, '499 22P02, 700 22P02, 900 23514, 999 22P02, 1499 22P02, 1500 54000, 1999 22P02, 2499 22P02, 2500 22023, 2999 22P02', 'the same with a trigger that refuses one more');
+is(sql(q{SELECT count(*), count(DISTINCT gc_offset) FROM shop.parts_versions}), '5981|2991', 'and every other one is there again');
+app(q{DROP TRIGGER refuse ON shop.parts_versions; CREATE TRIGGER refuse BEFORE INSERT ON shop.parts_versions FOR EACH ROW EXECUTE FUNCTION shop.refuse()});
+app(q{
+	SELECT guest_context.discard(array_agg(id)) FROM guest_context.dead_letter;
+	SELECT guest_context.drop_changelog('shop.parts/parts');
+	SELECT guest_context.create_changelog('shop.parts', 'events', 'parts', on_error => 'halt');
+});
+happens(q{SELECT concat_ws(' ', state, message) FROM guest_context.status WHERE changelog = 'shop.parts/parts'}, qr/^halted .*partition 0 offset 499/, 'or it halts at the first');
+app(q{SELECT guest_context.skip('shop.parts/parts', 0, 499)});
+happens(q{SELECT concat_ws(' ', state, message) FROM guest_context.status WHERE changelog = 'shop.parts/parts'}, qr/^halted .*partition 0 offset 700/, 'and at the next');
+app(q{SELECT guest_context.drop_changelog('shop.parts/parts')});
+
 # --- verbs that race with the worker
 
 $kafka->create_topic('race', partitions => 3);
