@@ -447,12 +447,25 @@ gc_changelog_argument(FunctionCallInfo fcinfo)
 	return changelog;
 }
 
+void
+gc_changelog_lock(int32 changelog_id, LOCKMODE mode)
+{
+	LockDatabaseObject(gc_catalog_relid("_changelog"), changelog_id, 0, mode);
+}
+
+GcChangelog *
+gc_changelog_change(FunctionCallInfo fcinfo)
+{
+	gc_changelog_lock(gc_changelog_argument(fcinfo)->changelog_id, ExclusiveLock);
+	return gc_changelog_argument(fcinfo);	/* as it is now */
+}
+
 /* alter_changelog(changelog, mapping, filter, on_error, reset) */
 Datum
 gc_alter_changelog(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	Oid			types[4] = {INT4OID, JSONBOID, JSONBOID, TEXTOID};
 	Datum		values[4] = {Int32GetDatum(changelog->changelog_id)};
 	char		nulls[5] = "    ";
@@ -510,7 +523,7 @@ Datum
 gc_drop_changelog(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	static const char *const tables[] = {"_changelog_state", "_ledger", "_gap", "_dead_letter", "_changelog"};
 
 	for (int i = 0; i < lengthof(tables); i++)
@@ -541,7 +554,7 @@ gc_pause(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
 
-	gc_changelog_set_state(gc_changelog_argument(fcinfo), true);
+	gc_changelog_set_state(gc_changelog_change(fcinfo), true);
 	gc_leave(guc_level);
 	PG_RETURN_VOID();
 }
@@ -551,7 +564,7 @@ Datum
 gc_resume(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 
 	gc_changelog_check_server(changelog->entity, changelog->server);
 	gc_changelog_set_state(changelog, false);
@@ -565,7 +578,7 @@ Datum
 gc_seek(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	char	   *target;
 	char	   *old = NULL;
 	GcStart		start;

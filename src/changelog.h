@@ -7,6 +7,7 @@
 #include "catalog.h"
 #include "common/common.h"
 #include "fmgr.h"
+#include "storage/lockdefs.h"
 #include "utils/array.h"
 
 typedef struct GcChangelog
@@ -64,6 +65,15 @@ extern char *gc_changelog_note_lost(const GcChangelog *changelog, ArrayType *los
 
 /* For the verbs: the changelog that argument 0 names, which its owner alone may change. */
 extern GcChangelog *gc_changelog_argument(FunctionCallInfo fcinfo);
+
+/* The same, to be changed: no batch is on its way, and none begins before this transaction has ended. */
+extern GcChangelog *gc_changelog_change(FunctionCallInfo fcinfo);
+
+/*
+ * A changelog's lock, until the end of the transaction. Batches share it. It is no row lock, which several
+ * workers can share for ever in turns: here who waits for it comes before those who come later.
+ */
+extern void gc_changelog_lock(int32 changelog_id, LOCKMODE mode);
 
 /* Makes a changelog's state in this database: paused by the caller, or running. */
 extern void gc_changelog_set_state(const GcChangelog *changelog, bool paused);

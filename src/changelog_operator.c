@@ -212,7 +212,7 @@ Datum
 gc_skip(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	State		state = lock_state(changelog);
 	int32		partition;
 	int64		through;
@@ -240,7 +240,7 @@ Datum
 gc_accept_data_loss(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	State		state = lock_state(changelog);
 	int			left = 0;
 	bool		found = false;
@@ -281,7 +281,7 @@ Datum
 gc_accept_topic(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
-	GcChangelog *changelog = gc_changelog_argument(fcinfo);
+	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	State		state = lock_state(changelog);
 	int32		source;
 

@@ -588,13 +588,15 @@ lock_changelog(const GcChangelog *changelog)
 	CStringGetTextDatum(changelog->row_version)};
 	bool		found;
 
+	gc_changelog_lock(changelog->changelog_id, ShareLock);
+	LockRelationOid(changelog->entity->view, AccessShareLock);
 	SPI_connect();
 	gc_catalog_execute_kept(&plan, "SELECT 1 FROM guest_context._changelog_state s"
 							" JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) s.changelog_id"
 							" JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
 							" WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted"
 							" AND s.database OPERATOR(pg_catalog.=) $2"
-							" AND pg_catalog.concat(c.xmin, '/', e.xmin) OPERATOR(pg_catalog.=) $3 FOR SHARE OF s, c",
+							" AND pg_catalog.concat(c.xmin, '/', e.xmin) OPERATOR(pg_catalog.=) $3",
 							3, types, values, NULL, SPI_OK_SELECT);
 	found = SPI_processed == 1;
 	SPI_finish();
@@ -610,7 +612,6 @@ write_batch(Batch *batch, WriteMode mode)
 
 	if (!lock_changelog(ingest->changelog))
 		return false;
-	LockRelationOid(entity->view, AccessShareLock);
 	gc_entity_check_exists(entity, entity->view);
 	gc_writer_lock(ingest->root->versions, RowExclusiveLock);
 	batch->now = GetCurrentTimestamp();
