@@ -51,6 +51,7 @@ CREATE TABLE guest_context._changelog_state
 	reason			text,
 	hint			text,
 	kind			text,				-- of a halt: what may end it
+	worker			integer,			-- whose wait or halt it is, where there are several
 	lost			bigint[],			-- offsets that are gone: partition, first, first that is there; ...
 	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );

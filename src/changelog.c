@@ -29,6 +29,7 @@
 #include "changelog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "guest_context.h"
 #include "launcher.h"
 #include "rows.h"
 #include "server_options.h"
@@ -178,31 +179,37 @@ gc_changelog_spec(const GcChangelog *changelog)
 	return spec;
 }
 
-void
-gc_changelog_note(int32 changelog_id, GcHalt halt, int32 partition, int64 offset,
+bool
+gc_changelog_note(int32 changelog_id, int worker, GcHalt halt, int32 partition, int64 offset,
 				  const char *reason, const char *hint)
 {
 	static const char *const kinds[] = {NULL, "record", "loss", "topic", "other"};
-	Oid			types[9] = {INT4OID, BOOLOID, BOOLOID, INT4OID, INT8OID, TEXTOID, TEXTOID, OIDOID, TEXTOID};
-	Datum		values[9] = {Int32GetDatum(changelog_id), BoolGetDatum(halt != GC_HALT_NONE),
+	Oid			types[11] = {INT4OID, BOOLOID, BOOLOID, INT4OID, INT8OID, TEXTOID, TEXTOID, OIDOID, TEXTOID, INT4OID, INT4OID};
+	Datum		values[11] = {Int32GetDatum(changelog_id), BoolGetDatum(halt != GC_HALT_NONE),
 		BoolGetDatum(halt == GC_HALT_NONE && reason != NULL), Int32GetDatum(partition), Int64GetDatum(offset),
 		reason ? CStringGetTextDatum(reason) : (Datum) 0, hint ? CStringGetTextDatum(hint) : (Datum) 0,
-	ObjectIdGetDatum(MyDatabaseId), kinds[halt] ? CStringGetTextDatum(kinds[halt]) : (Datum) 0};
-	char		nulls[10] = "         ";
+		ObjectIdGetDatum(MyDatabaseId), kinds[halt] ? CStringGetTextDatum(kinds[halt]) : (Datum) 0,
+	Int32GetDatum(worker), Int32GetDatum(gc_workers)};
+	char		nulls[12] = "           ";
+	bool		written;
 
 	nulls[3] = partition < 0 ? 'n' : ' ';
 	nulls[4] = offset < 0 ? 'n' : ' ';
 	nulls[5] = reason == NULL ? 'n' : ' ';
 	nulls[6] = hint == NULL ? 'n' : ' ';
 	nulls[8] = kinds[halt] == NULL ? 'n' : ' ';
+	/* a worker that is no more clears nothing, so everybody may */
 	SPI_connect();
 	gc_catalog_execute("UPDATE guest_context._changelog_state SET halted = $2, waiting = $3, partition = $4,"
-					   " record_offset = $5, reason = $6, hint = $7, kind = $9, lost = NULL, since = pg_catalog.clock_timestamp()"
+					   " record_offset = $5, reason = $6, hint = $7, kind = $9, lost = NULL, worker = $10, since = pg_catalog.clock_timestamp()"
 					   " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $8"
 					   " AND NOT paused AND NOT halted"
+					   " AND ($2 OR NOT waiting OR worker OPERATOR(pg_catalog.=) $10 OR worker OPERATOR(pg_catalog.>=) $11)"
 					   " AND ROW(halted, waiting, partition, record_offset, reason) IS DISTINCT FROM ROW($2, $3, $4, $5, $6)",
-					   9, types, values, nulls, SPI_OK_UPDATE);
+					   11, types, values, nulls, SPI_OK_UPDATE);
+	written = SPI_processed > 0;
 	SPI_finish();
+	return written;
 }
 
 /*

@@ -52,9 +52,10 @@ typedef enum GcHalt
 
 /*
  * Notes that a changelog has halted or waits, and why; reason NULL: that it runs. Writes only what
- * has changed. In a transaction.
+ * has changed. While one worker of several has noted that it waits, the others' notes are not taken, but for
+ * a halt. True when something was written. In a transaction.
  */
-extern void gc_changelog_note(int32 changelog_id, GcHalt halt, int32 partition, int64 offset,
+extern bool gc_changelog_note(int32 changelog_id, int worker, GcHalt halt, int32 partition, int64 offset,
 							  const char *reason, const char *hint);
 
 /*

@@ -31,6 +31,7 @@ int			gc_keep_datasets = 2;
 int			gc_batch_rows = 100000;
 int			gc_batch_bytes = 65536;
 int			gc_reader_memory = 262144;
+int			gc_workers = 1;
 bool		gc_ingest_enabled = true;
 
 void		_PG_init(void);
@@ -74,6 +75,12 @@ _PG_init(void)
 							NULL,
 							&gc_reader_memory,
 							262144, 65536, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.workers",
+							"How many workers read the changelogs of an owner at a server.",
+							"Each of them reads some of the partitions of each topic, with a reader program of its own.",
+							&gc_workers,
+							1, 1, GC_MOST_WORKERS, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 	DefineCustomBoolVariable("guest_context.ingest_enabled",
 							 "Whether changelogs are read on this server.",

@@ -11,7 +11,10 @@ extern int	gc_keep_datasets;
 extern int	gc_batch_rows;
 extern int	gc_batch_bytes;		/* kB */
 extern int	gc_reader_memory;	/* kB */
+extern int	gc_workers;			/* per server and owner */
 extern bool gc_ingest_enabled;
+
+#define GC_MOST_WORKERS		64
 
 /* ERROR in a database whose encoding is not UTF8. */
 extern void gc_check_encoding(void);

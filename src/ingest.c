@@ -1,7 +1,8 @@
 /*
  * ingest.c: the ingest worker: change records from one server into the entities of one owner.
  *
- * A background worker, one per (database, server, owner), connected as the owner. It starts a
+ * A background worker, one per (database, server, owner), connected as the owner; or as many as
+ * guest_context.workers says, and each reads some of the partitions of each topic. It starts a
  * reader program (reader_process.c), tells it which partitions to read from where, takes records
  * from it, collects them per changelog, and has them applied (ingest_apply.c). While it writes, the
  * reader fetches and decodes on; what has come meanwhile is the next batch, so batches
@@ -17,7 +18,9 @@
  * It is started by maintenance, which looks every minute and whenever a verb says so at its
  * commit (gc_ingest_start); the postmaster starts it again when it dies. Whatever happens, it begins
  * from what the catalogue says: when changelogs change, when somebody else has moved one on, or when the reader
- * dies, it forgets everything and loads it anew. No transaction is open while it waits. Twice a second
+ * dies, it forgets everything and loads it anew. So it does when the number of workers has changed: whose a
+ * partition is decides who reads it, and the ledger alone who moves it on, so it does not matter that not all
+ * of them change at the same moment. No transaction is open while it waits. Twice a second
  * it looks whether somebody wants the database to himself, and leaves.
  */
 #include "postgres.h"
@@ -70,6 +73,7 @@ typedef struct Order
 	Oid			database;
 	Oid			owner;
 	Oid			server;
+	int			worker;			/* its number, from 0 on */
 } Order;
 
 GcWork		gc_work;
@@ -83,18 +87,18 @@ PGDLLEXPORT void gc_ingest_main(Datum arg);
  * Starting
  */
 
-/* The lock of a worker: of session length, on the server, by owner. */
+/* The lock of a worker: of session length, on the server, by owner and number. */
 static void
-worker_tag(LOCKTAG *tag, Oid owner, Oid server)
+worker_tag(LOCKTAG *tag, Oid owner, Oid server, int worker)
 {
-	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, server, owner, 7);
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, server, owner, 7 + worker);
 	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
 static void
-start_worker(Oid owner, Oid server)
+start_worker(Oid owner, const ForeignServer *server, int number)
 {
-	Order		what = {.database = MyDatabaseId, .owner = owner, .server = server};
+	Order		what = {.database = MyDatabaseId, .owner = owner, .server = server->serverid, .worker = number};
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
@@ -104,7 +108,7 @@ start_worker(Oid owner, Oid server)
 	worker.bgw_restart_time = RESTART_SECONDS;
 	strlcpy(worker.bgw_library_name, "guest_context", sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "gc_ingest_main", sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "guest_context ingest", sizeof(worker.bgw_name));
+	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "guest_context ingest %d (%s)", number, server->servername);
 	strlcpy(worker.bgw_type, "guest_context ingest", sizeof(worker.bgw_type));
 	memcpy(worker.bgw_extra, &what, sizeof(what));
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
@@ -112,6 +116,22 @@ start_worker(Oid owner, Oid server)
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("out of background worker slots for reading changelogs"),
 				 errhint("You might need to increase max_worker_processes.")));
+}
+
+/* Those from this number on that do not run. */
+static void
+start_workers(Oid owner, const ForeignServer *server, int from)
+{
+	for (int i = from; i < gc_workers; i++)
+	{
+		LOCKTAG		tag;
+
+		worker_tag(&tag, owner, server->serverid, i);
+		if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+			continue;			/* it runs */
+		LockRelease(&tag, ExclusiveLock, true);
+		start_worker(owner, server, i);
+	}
 }
 
 void
@@ -122,15 +142,9 @@ gc_ingest_start(Oid owner)
 	foreach(lc, gc_changelog_servers(owner))
 	{
 		ForeignServer *server = GetForeignServerByName(lfirst(lc), true);
-		LOCKTAG		tag;
 
-		if (server == NULL)
-			continue;			/* dropped: the status says so */
-		worker_tag(&tag, owner, server->serverid);
-		if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-			continue;			/* one runs */
-		LockRelease(&tag, ExclusiveLock, true);
-		start_worker(owner, server->serverid);
+		if (server != NULL)		/* else it was dropped: the status says so */
+			start_workers(owner, server, 0);
 	}
 }
 
@@ -149,6 +163,7 @@ pin_settings(void)
 	};
 
 	gc_worker_pin_settings("5s");
+	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_SUSET, PGC_S_OVERRIDE);
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
@@ -297,6 +312,7 @@ apply_all(long until)
 static void
 look_around(void)
 {
+	int			workers = gc_workers;
 	char	   *text;
 
 	if (gc_database_wanted(MyDatabaseId))
@@ -312,6 +328,14 @@ look_around(void)
 	text = gc_ingest_catalogue();
 	if (gc_work.loaded == NULL || strcmp(text, gc_work.loaded) != 0)
 		gc_work.reload = true;
+	if (gc_workers != workers)
+	{
+		ForeignServer *server = GetForeignServerExtended(gc_work.server, FSV_MISSING_OK);
+
+		gc_work.reload = true;
+		if (gc_work.worker == 0 && server != NULL)
+			start_workers(gc_work.owner, server, 1);
+	}
 	gc_ingest_commit();
 }
 
@@ -386,7 +410,7 @@ leave(void)
 	LOCKTAG		tag;
 	char	   *text;
 
-	worker_tag(&tag, gc_work.owner, gc_work.server);
+	worker_tag(&tag, gc_work.owner, gc_work.server, gc_work.worker);
 	LockRelease(&tag, ExclusiveLock, true);
 	gc_ingest_begin();
 	text = gc_ingest_catalogue();
@@ -401,6 +425,8 @@ load(void)
 {
 	pause_until(gc_work.reload_at);
 	gc_work.reload_at = 0;
+	if (gc_work.worker >= gc_workers)
+		proc_exit(0);			/* there are fewer now */
 	MemoryContextReset(gc_work.turn_context);
 	MemoryContextSwitchTo(gc_work.turn_context);
 	gc_ingest_load();
@@ -439,6 +465,7 @@ gc_ingest_main(Datum arg)
 	gc_work.database = order.database;
 	gc_work.owner = order.owner;
 	gc_work.server = order.server;
+	gc_work.worker = order.worker;
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -448,7 +475,7 @@ gc_ingest_main(Datum arg)
 	gc_work.turn_context = AllocSetContextCreate(worker_context, "guest_context ingest turn", ALLOCSET_DEFAULT_SIZES);
 	gc_maintenance_wake_nobody();
 	pin_settings();
-	worker_tag(&tag, gc_work.owner, gc_work.server);
+	worker_tag(&tag, gc_work.owner, gc_work.server, gc_work.worker);
 	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		proc_exit(0);
 	keep_memory();

@@ -28,7 +28,7 @@ typedef struct GcPartition
 {
 	struct GcTopic *topic;
 	int32		partition;
-	uint32		epoch;			/* 0 = not assigned */
+	uint32		epoch;			/* 0 = not assigned, as those of other workers are */
 	int64		high;			/* end as the reader last said, -1 = not known */
 	int64		reached;		/* read so far */
 	int64		reached_asked;	/* the same when the topic's end was asked for */
@@ -97,7 +97,7 @@ typedef struct GcIngest
 	int32		halt_partition;
 	int64		halt_offset;
 	char	   *noted;			/* what the catalogue says that it waits for */
-	bool		noted_known;
+	bool		noted_known;	/* and that it does */
 	int64		recent;			/* records since the last look at the share of dead letters */
 	int64		recent_dead;
 } GcIngest;
@@ -122,6 +122,7 @@ typedef struct GcWork
 	Oid			database;
 	Oid			owner;
 	Oid			server;
+	int			worker;			/* of gc_workers, from 0 on */
 	MemoryContext load_context; /* all that was loaded */
 	MemoryContext turn_context; /* of one turn of the loop */
 	GcReader   *reader;
@@ -167,7 +168,7 @@ extern void gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost);
 /* Says what it waits for; NULL: nothing any more. Writes only what has changed. */
 extern void gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint);
 
-/* The first row of the ledger of a partition, unless it has been stopped. In a transaction. */
+/* The first row of the ledger of a partition, unless there is one or it has been stopped. In a transaction. */
 extern void gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset);
 
 /* ingest_load.c: what the catalogue says, as a text. In a transaction. */

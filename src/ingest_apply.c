@@ -242,7 +242,8 @@ gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset)
 	gc_catalog_run(SPI_OK_INSERT,
 				   "INSERT INTO guest_context._ledger (changelog_id, generation, partition, from_offset, to_offset)"
 				   " SELECT s.changelog_id, $2, $3, -1, $4 FROM guest_context._changelog_state s"
-				   " WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted FOR SHARE", 4,
+				   " WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted FOR SHARE"
+				   " ON CONFLICT DO NOTHING", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum(changelog->generation),
 				   INT4OID, Int32GetDatum(partition), INT8OID, Int64GetDatum(offset));
 }
@@ -635,11 +636,13 @@ write_batch(Batch *batch, WriteMode mode)
 void
 gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint)
 {
+	bool		written;
+
 	if (ingest->noted_known && (reason == NULL) == (ingest->noted == NULL) &&
 		(reason == NULL || strcmp(reason, ingest->noted) == 0))
 		return;
 	gc_ingest_begin();
-	gc_changelog_note(ingest->changelog->changelog_id, GC_HALT_NONE, -1, -1, reason, hint);
+	written = gc_changelog_note(ingest->changelog->changelog_id, gc_work.worker, GC_HALT_NONE, -1, -1, reason, hint);
 	gc_ingest_commit();
 	if (reason != NULL && ingest->noted == NULL)
 		ereport(LOG,
@@ -650,7 +653,7 @@ gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint)
 	if (ingest->noted != NULL)
 		pfree(ingest->noted);
 	ingest->noted = reason == NULL ? NULL : MemoryContextStrdup(gc_work.load_context, reason);
-	ingest->noted_known = true;
+	ingest->noted_known = written || reason == NULL;	/* else another worker's may stand there: again */
 }
 
 static void
@@ -675,7 +678,7 @@ gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, con
 	else if (hint == NULL)
 		hint = psprintf("SELECT guest_context.resume(%s);", name);
 	gc_ingest_begin();
-	gc_changelog_note(ingest->changelog->changelog_id, kind, partition, offset, reason, hint);
+	(void) gc_changelog_note(ingest->changelog->changelog_id, gc_work.worker, kind, partition, offset, reason, hint);
 	gc_ingest_commit();
 	say_halt(ingest, partition, offset, reason);
 }

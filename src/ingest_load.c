@@ -8,12 +8,16 @@
  * another record is a replaced topic; both halt the changelog and say which verb goes on. A topic that
  * does not answer, or that is not there, is left out and waited for.
  *
+ * Of several workers each looks after its own partitions. A changelog's first positions alone are made for all of them at
+ * once, by whoever comes first: a partition without a position beside one that has one has been added later.
+ *
  * In the worker of ingest.c, at top level.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
@@ -160,16 +164,39 @@ gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs)
 	return npartitions;
 }
 
-/* Where a partition that has no position begins; -1 and *problem when that cannot be told. */
-static int64
-start_of(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, char **problem)
+/* Does this worker read it? The topic counts too, so that topics of one partition spread. */
+static bool
+is_ours(const GcTopic *topic, int partition)
 {
-	GcStart		start;
+	uint32		first = hash_bytes((const unsigned char *) topic->name, strlen(topic->name)) % gc_workers;
+
+	return (first + partition) % gc_workers == gc_work.worker;
+}
+
+/* Asks for the first offset since a time, or with -1 for the end; -1 and *problem when that cannot be told. */
+static int64
+ask_offset(const GcTopic *topic, int partition, int64 what, int64 high, char **problem)
+{
 	GcFrame		answer;
 	int64		offset;
 
+	if (!gc_ingest_ask(GC_QUERY_OFFSET, topic->name, partition, what, &answer, problem))
+		return -1;
+	if (gc_frame_get_u32(&answer) < 1)
+		return high;
+	(void) gc_frame_get_u32(&answer);
+	offset = gc_string_number(gc_frame_string(&answer));
+	return offset < 0 ? high : offset;
+}
+
+/* Where a partition begins; -1 and *problem when that cannot be told. */
+static int64
+start_of(GcIngest *ingest, int partition, int64 low, int64 high, char **problem)
+{
+	GcStart		start;
+
 	gc_start_parse(ingest->changelog->start, &start);
-	if (is_new || start.kind == GC_START_EARLIEST)
+	if (start.kind == GC_START_EARLIEST)
 		return low;
 	if (start.kind == GC_START_LATEST)
 		return high;
@@ -180,13 +207,7 @@ start_of(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, ch
 				return start.offsets[i];
 		return low;
 	}
-	if (!gc_ingest_ask(GC_QUERY_OFFSET, ingest->topic->name, partition, start.time_us, &answer, problem))
-		return -1;
-	if (gc_frame_get_u32(&answer) < 1)
-		return high;
-	(void) gc_frame_get_u32(&answer);
-	offset = gc_string_number(gc_frame_string(&answer));
-	return offset < 0 ? high : offset;
+	return ask_offset(ingest->topic, partition, start.time_us, high, problem);
 }
 
 /* What the ledger has of a partition. */
@@ -327,28 +348,55 @@ check_anchors(GcIngest *ingest, int partition, const Position *position, char **
  * Places
  */
 
-/* A partition that the changelog has no position in; false when it cannot be told now. */
+/* The first positions of a changelog, in all partitions; false when they cannot be told now. */
 static bool
-begin_partition(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, int64 *offset, char **problem)
+begin_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **problem)
 {
-	*offset = start_of(ingest, partition, low, high, is_new, problem);
-	if (*offset < 0)
-		return false;
-	if (*offset > high)
+	GcTopic    *topic = ingest->topic;
+	int64	   *offsets = palloc(sizeof(int64) * topic->npartitions);
+
+	for (int i = 0; i < topic->npartitions; i++)
 	{
-		gc_ingest_halt(ingest, GC_HALT_OTHER, partition, *offset,
+		offsets[i] = start_of(ingest, i, lows[i], highs[i], problem);
+		if (offsets[i] < 0)
+			return false;
+		if (offsets[i] <= highs[i])
+			continue;
+		gc_ingest_halt(ingest, GC_HALT_OTHER, i, offsets[i],
 					   psprintf("it is to begin at offset %lld of partition %d, which ends at offset %lld",
-								(long long) *offset, partition, (long long) high),
+								(long long) offsets[i], i, (long long) highs[i]),
 					   psprintf("SELECT guest_context.pause(%s), guest_context.seek(%s, 'earliest');",
 								quote_literal_cstr(ingest->changelog->name), quote_literal_cstr(ingest->changelog->name)));
 		return true;
 	}
-	if (is_new)
-		*offset = 0;			/* what it does not have any more is lost */
 	gc_ingest_begin();
-	gc_ledger_begin(ingest->changelog, partition, *offset);
+	for (int i = 0; i < topic->npartitions; i++)
+		gc_ledger_begin(ingest->changelog, i, offsets[i]);
 	gc_ingest_commit();
 	return true;
+}
+
+/* The same of a partition that was added later: at its start, and what it does not have any more is lost. */
+static int64
+begin_partition(GcIngest *ingest, int partition)
+{
+	gc_ingest_begin();
+	gc_ledger_begin(ingest->changelog, partition, 0);
+	gc_ingest_commit();
+	return 0;
+}
+
+static int
+positions_of(GcIngest *ingest, Position *positions, const int64 *lows)
+{
+	int			known;
+
+	for (int i = 0; i < ingest->topic->npartitions; i++)
+		positions[i].offset = positions[i].anchors[0].offset = positions[i].anchors[1].offset = -1;
+	gc_ingest_begin();
+	known = read_positions(ingest, positions, lows);
+	gc_ingest_commit();
+	return known;
 }
 
 /* Finds out where a changelog goes on; false when it cannot be told now. Halts it where it may not. */
@@ -362,14 +410,20 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	int			known;
 
 	ingest->progress = MemoryContextAllocZero(gc_work.load_context, sizeof(GcProgress) * topic->npartitions);
-	for (int i = 0; i < topic->npartitions; i++)
+	known = positions_of(ingest, positions, lows);
+	if (known == 0)
 	{
-		ingest->progress[i].record_time = DT_NOBEGIN;
-		positions[i].offset = positions[i].anchors[0].offset = positions[i].anchors[1].offset = -1;
+		if (!begin_changelog(ingest, lows, highs, problem))
+			return false;
+		if (ingest->stopped)
+			return true;
+		known = positions_of(ingest, positions, lows);	/* somebody else may have been first */
 	}
-	gc_ingest_begin();
-	known = read_positions(ingest, positions, lows);
-	gc_ingest_commit();
+	if (known == 0)
+	{
+		ingest->stopped = gc_work.reload = true;	/* it has been stopped just now */
+		return true;
+	}
 	if (known > topic->npartitions)
 	{
 		gc_ingest_halt(ingest, GC_HALT_TOPIC, topic->npartitions, -1,
@@ -380,15 +434,26 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	{
 		GcProgress *progress = &ingest->progress[i];
 		Position   *position = &positions[i];
+		int64		high = highs[i];
 
-		if (position->offset < 0 &&
-			!begin_partition(ingest, i, lows[i], highs[i], known > 0, &position->offset, problem))
+		progress->record_time = DT_NOBEGIN;
+		if (position->offset < 0 && is_ours(topic, i))
+			position->offset = begin_partition(ingest, i);
+		progress->committed = progress->reached = position->offset;
+		progress->anchor = progress->committed_anchor = position->anchors[0];
+		if (!is_ours(topic, i))
+			continue;
+
+		/* who had the partition before may have read on since the end was asked for */
+		if (position->offset > high)
+			high = ask_offset(topic, i, -1, high, problem);
+		if (high < 0)
 			return false;
-		if (position->offset > highs[i] && !ingest->stopped)
+		if (position->offset > high)
 			gc_ingest_halt(ingest, GC_HALT_TOPIC, i, position->offset,
 						   psprintf("topic replaced: partition %d ends at offset %lld and was read up to %lld", i,
-									(long long) highs[i], (long long) position->offset), NULL);
-		else if (!ingest->stopped && !check_anchors(ingest, i, position, problem))
+									(long long) high, (long long) position->offset), NULL);
+		else if (!check_anchors(ingest, i, position, problem))
 			return false;
 		if (position->offset < lows[i])
 		{
@@ -396,20 +461,21 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 			lost[3 * nlost + 1] = position->offset;
 			lost[3 * nlost++ + 2] = lows[i];
 		}
-		progress->committed = progress->reached = position->offset;
-		progress->anchor = progress->committed_anchor = position->anchors[0];
 	}
 	if (nlost > 0 && !ingest->stopped)
 		gc_ingest_halt_lost(ingest, lost, nlost);
 	return true;
 }
 
-/* From where the reader must read a partition: the least that one of the changelogs needs; -1 = none does. */
+/* From where our reader must read a partition: the least that one of the changelogs needs; -1 = none does. */
 static int64
 needed_from(GcTopic *topic, int partition)
 {
 	int64		least = -1;
 	ListCell   *lc;
+
+	if (!is_ours(topic, partition))
+		return -1;
 
 	foreach(lc, topic->ingests)
 	{
@@ -549,7 +615,8 @@ gc_ingest_load(void)
 
 		if (place_topic(topic, &problem))
 		{
-			npartitions += topic->npartitions;
+			for (int i = 0; i < topic->npartitions; i++)
+				npartitions += is_ours(topic, i);
 			continue;
 		}
 		topic->npartitions = 0;
