@@ -248,38 +248,51 @@ text_array_list(Datum array)
 	return list;
 }
 
-/* One column of an SPI result by name; *isnull when it is NULL. */
-static Datum
-column(HeapTuple tuple, const char *name, bool *isnull)
+static int
+column_number(const char *name)
 {
 	int			attno = SPI_fnumber(SPI_tuptable->tupdesc, name);
 
 	if (attno <= 0)
-		elog(ERROR, "column \"%s\" is missing from guest_context._entity", name);	/* cannot happen */
-	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, attno, isnull);
+		elog(ERROR, "column \"%s\" is missing", name);	/* cannot happen */
+	return attno;
+}
+
+Datum
+gc_catalog_value(HeapTuple row, const char *name, Datum otherwise)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, column_number(name), &isnull);
+
+	return isnull ? otherwise : value;
+}
+
+char *
+gc_catalog_text(HeapTuple row, const char *name)
+{
+	return SPI_getvalue(row, SPI_tuptable->tupdesc, column_number(name));
 }
 
 static Interval *
 interval_column(HeapTuple tuple, const char *name)
 {
-	bool		isnull;
-	Datum		value = column(tuple, name, &isnull);
+	Datum		value = gc_catalog_value(tuple, name, (Datum) 0);
 	Interval   *copy;
 
-	if (isnull)
+	if (value == (Datum) 0)
 		return NULL;
 	copy = palloc(sizeof(Interval));
 	memcpy(copy, DatumGetIntervalP(value), sizeof(Interval));
 	return copy;
 }
 
-static char *
-text_column(HeapTuple tuple, const char *name)
+/* A list of texts; NIL for NULL. */
+static List *
+list_column(HeapTuple tuple, const char *name)
 {
-	bool		isnull;
-	Datum		value = column(tuple, name, &isnull);
+	Datum		value = gc_catalog_value(tuple, name, (Datum) 0);
 
-	return isnull ? NULL : TextDatumGetCString(value);
+	return value == (Datum) 0 ? NIL : text_array_list(value);
 }
 
 /* Builds the struct from a row of the current SPI result, in the current context. */
@@ -287,33 +300,29 @@ static GcEntity *
 entity_from_tuple(HeapTuple tuple)
 {
 	GcEntity   *entity = palloc0(sizeof(GcEntity));
-	bool		isnull;
-	Datum		value;
 
-	entity->entity_id = DatumGetInt32(column(tuple, "entity_id", &isnull));
-	entity->view = DatumGetObjectId(column(tuple, "view", &isnull));
-	entity->versions = DatumGetObjectId(column(tuple, "versions", &isnull));
-	entity->speed = DatumGetObjectId(column(tuple, "speed", &isnull));
-	entity->batch = DatumGetObjectId(column(tuple, "batch", &isnull));
-	entity->root_id = DatumGetInt32(column(tuple, "root_id", &isnull));
-	value = column(tuple, "parent_id", &isnull);
-	entity->parent_id = isnull ? 0 : DatumGetInt32(value);
-	value = column(tuple, "parent_columns", &isnull);
-	entity->parent_columns = isnull ? NIL : text_array_list(value);
-	entity->key_columns = text_array_list(column(tuple, "key_columns", &isnull));
-	entity->version_column = text_column(tuple, "version_column");
-	entity->shape_columns = text_array_list(column(tuple, "shape_columns", &isnull));
-	entity->mapping = text_column(tuple, "mapping");
-	entity->unmapped_column = text_column(tuple, "unmapped_column");
+	entity->entity_id = DatumGetInt32(gc_catalog_value(tuple, "entity_id", (Datum) 0));
+	entity->view = DatumGetObjectId(gc_catalog_value(tuple, "view", (Datum) 0));
+	entity->versions = DatumGetObjectId(gc_catalog_value(tuple, "versions", (Datum) 0));
+	entity->speed = DatumGetObjectId(gc_catalog_value(tuple, "speed", (Datum) 0));
+	entity->batch = DatumGetObjectId(gc_catalog_value(tuple, "batch", (Datum) 0));
+	entity->root_id = DatumGetInt32(gc_catalog_value(tuple, "root_id", (Datum) 0));
+	entity->parent_id = DatumGetInt32(gc_catalog_value(tuple, "parent_id", Int32GetDatum(0)));
+	entity->parent_columns = list_column(tuple, "parent_columns");
+	entity->key_columns = list_column(tuple, "key_columns");
+	entity->version_column = gc_catalog_text(tuple, "version_column");
+	entity->shape_columns = list_column(tuple, "shape_columns");
+	entity->mapping = gc_catalog_text(tuple, "mapping");
+	entity->unmapped_column = gc_catalog_text(tuple, "unmapped_column");
 	entity->expire_after = interval_column(tuple, "expire_after");
 	entity->partition_interval = interval_column(tuple, "partition_interval");
 	entity->retention = interval_column(tuple, "retention");
 	entity->overlap = interval_column(tuple, "overlap");
 	entity->rebuild_every = interval_column(tuple, "rebuild_every");
-	entity->security_invoker = DatumGetBool(column(tuple, "security_invoker", &isnull));
-	entity->owner = DatumGetObjectId(column(tuple, "owner", &isnull));
-	entity->schema = text_column(tuple, "schema");
-	entity->name = text_column(tuple, "name");
+	entity->security_invoker = DatumGetBool(gc_catalog_value(tuple, "security_invoker", (Datum) 0));
+	entity->owner = DatumGetObjectId(gc_catalog_value(tuple, "owner", (Datum) 0));
+	entity->schema = gc_catalog_text(tuple, "schema");
+	entity->name = gc_catalog_text(tuple, "name");
 	return entity;
 }
 

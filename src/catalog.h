@@ -4,6 +4,7 @@
 #ifndef GC_CATALOG_H
 #define GC_CATALOG_H
 
+#include "access/htup.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "utils/snapshot.h"
@@ -75,6 +76,12 @@ typedef struct _SPI_plan *GcKeptPlan;
 
 extern void gc_catalog_execute_kept(GcKeptPlan *plan, const char *sql, int nargs, Oid *types, Datum *values,
 									const char *nulls, int expected);
+
+/* A column of a row of its result, by name; `otherwise` for NULL. */
+extern Datum gc_catalog_value(HeapTuple row, const char *name, Datum otherwise);
+
+/* The same as a text in the current context, NULL for NULL. */
+extern char *gc_catalog_text(HeapTuple row, const char *name);
 
 /*
  * The same in a connection of its own, with pairs (Oid type, Datum value), none of

@@ -46,26 +46,6 @@ PG_FUNCTION_INFO_V1(gc_seek);
  * Reading the catalogue
  */
 
-static char *
-text_column(HeapTuple row, const char *name)
-{
-	return SPI_getvalue(row, SPI_tuptable->tupdesc, SPI_fnumber(SPI_tuptable->tupdesc, name));
-}
-
-static Datum
-value_column(HeapTuple row, const char *name)
-{
-	bool		isnull;
-
-	return SPI_getbinval(row, SPI_tuptable->tupdesc, SPI_fnumber(SPI_tuptable->tupdesc, name), &isnull);
-}
-
-static char *
-copy_text(const char *text)
-{
-	return text == NULL ? NULL : pstrdup(text);
-}
-
 /* Changelogs by a condition of one parameter; entities are looked up by the caller. */
 static List *
 fetch(const char *condition, Oid type, Datum value, Oid type2, Datum value2)
@@ -94,24 +74,24 @@ fetch(const char *condition, Oid type, Datum value, Oid type2, Datum value2)
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 		GcChangelog *changelog = palloc0(sizeof(GcChangelog));
 
-		changelog->changelog_id = DatumGetInt32(value_column(row, "changelog_id"));
-		changelog->name = copy_text(text_column(row, "name"));
-		changelog->server = copy_text(text_column(row, "server"));
-		changelog->topic = copy_text(text_column(row, "topic"));
-		changelog->envelope = strcmp(text_column(row, "envelope"), "debezium") == 0 ?
+		changelog->changelog_id = DatumGetInt32(gc_catalog_value(row, "changelog_id", 0));
+		changelog->name = gc_catalog_text(row, "name");
+		changelog->server = gc_catalog_text(row, "server");
+		changelog->topic = gc_catalog_text(row, "topic");
+		changelog->envelope = strcmp(gc_catalog_text(row, "envelope"), "debezium") == 0 ?
 			GC_ENVELOPE_DEBEZIUM : GC_ENVELOPE_PLAIN;
-		changelog->mapping = copy_text(text_column(row, "used_mapping"));
-		changelog->filter = copy_text(text_column(row, "filter"));
-		changelog->dead_letters = strcmp(text_column(row, "on_error"), "halt") != 0;
-		changelog->start = copy_text(text_column(row, "start"));
-		changelog->source = DatumGetInt32(value_column(row, "source"));
-		changelog->row_version = copy_text(text_column(row, "row_version"));
-		changelog->generation = DatumGetInt32(value_column(row, "generation"));
-		changelog->paused = DatumGetBool(value_column(row, "stopped"));
-		changelog->halted = DatumGetBool(value_column(row, "halted"));
-		changelog->waiting = DatumGetBool(value_column(row, "waiting"));
+		changelog->mapping = gc_catalog_text(row, "used_mapping");
+		changelog->filter = gc_catalog_text(row, "filter");
+		changelog->dead_letters = strcmp(gc_catalog_text(row, "on_error"), "halt") != 0;
+		changelog->start = gc_catalog_text(row, "start");
+		changelog->source = DatumGetInt32(gc_catalog_value(row, "source", 0));
+		changelog->row_version = gc_catalog_text(row, "row_version");
+		changelog->generation = DatumGetInt32(gc_catalog_value(row, "generation", 0));
+		changelog->paused = DatumGetBool(gc_catalog_value(row, "stopped", 0));
+		changelog->halted = DatumGetBool(gc_catalog_value(row, "halted", 0));
+		changelog->waiting = DatumGetBool(gc_catalog_value(row, "waiting", 0));
 		found = lappend(found, changelog);
-		entity_ids = lappend_int(entity_ids, DatumGetInt32(value_column(row, "entity_id")));
+		entity_ids = lappend_int(entity_ids, DatumGetInt32(gc_catalog_value(row, "entity_id", 0)));
 		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();
@@ -161,7 +141,7 @@ gc_changelog_servers(Oid owner)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 
-		servers = lappend(servers, copy_text(text_column(SPI_tuptable->vals[i], "server")));
+		servers = lappend(servers, gc_catalog_text(SPI_tuptable->vals[i], "server"));
 		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();

@@ -126,17 +126,6 @@ gc_dataset_lock_root(const GcEntity *root)
  * Reading the catalogue
  */
 
-/* Column `name` of the current SPI result's row; `otherwise` for NULL. */
-static Datum
-column(HeapTuple row, const char *name, Datum otherwise)
-{
-	bool		isnull;
-	int			attno = SPI_fnumber(SPI_tuptable->tupdesc, name);
-	Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, attno, &isnull);
-
-	return isnull ? otherwise : value;
-}
-
 static int
 state_from_name(const char *name)
 {
@@ -172,16 +161,16 @@ read_members(int32 dataset_id, List *tree)
 			GcMember   *member;
 			MemoryContext spi;
 
-			if (entity->entity_id != DatumGetInt32(column(row, "entity_id", 0)))
+			if (entity->entity_id != DatumGetInt32(gc_catalog_value(row, "entity_id", 0)))
 				continue;
 			spi = MemoryContextSwitchTo(caller);
 			member = palloc0(sizeof(GcMember));
 			member->entity = entity;
-			member->window_start = DatumGetTimestampTz(column(row, "window_start", 0));
-			member->staging = DatumGetObjectId(column(row, "staging", ObjectIdGetDatum(InvalidOid)));
-			member->leaf = DatumGetObjectId(column(row, "leaf", ObjectIdGetDatum(InvalidOid)));
-			member->rows = DatumGetInt64(column(row, "rows", Int64GetDatum(0)));
-			member->max_version = DatumGetTimestampTz(column(row, "max_version",
+			member->window_start = DatumGetTimestampTz(gc_catalog_value(row, "window_start", 0));
+			member->staging = DatumGetObjectId(gc_catalog_value(row, "staging", ObjectIdGetDatum(InvalidOid)));
+			member->leaf = DatumGetObjectId(gc_catalog_value(row, "leaf", ObjectIdGetDatum(InvalidOid)));
+			member->rows = DatumGetInt64(gc_catalog_value(row, "rows", Int64GetDatum(0)));
+			member->max_version = DatumGetTimestampTz(gc_catalog_value(row, "max_version",
 															 TimestampTzGetDatum(DT_NOBEGIN)));
 			member->expected = GC_NOT_EXPECTED;
 			members = lappend(members, member);
@@ -212,15 +201,15 @@ gc_dataset_get(int64 dataset_id)
 				 errhint("SELECT dataset, root, state FROM guest_context.dataset;")));
 	row = SPI_tuptable->vals[0];
 	dataset->dataset_id = (int32) dataset_id;
-	root_id = DatumGetInt32(column(row, "root_id", 0));
-	dataset->state = state_from_name(TextDatumGetCString(column(row, "state", 0)));
-	dataset->as_of = DatumGetTimestampTz(column(row, "as_of", 0));
-	dataset->built = DatumGetBool(column(row, "built", 0));
-	dataset->activate = DatumGetBool(column(row, "activate", 0));
-	dataset->verified_active = DatumGetInt32(column(row, "verified_active", Int32GetDatum(-1)));
+	root_id = DatumGetInt32(gc_catalog_value(row, "root_id", 0));
+	dataset->state = state_from_name(gc_catalog_text(row, "state"));
+	dataset->as_of = DatumGetTimestampTz(gc_catalog_value(row, "as_of", 0));
+	dataset->built = DatumGetBool(gc_catalog_value(row, "built", 0));
+	dataset->activate = DatumGetBool(gc_catalog_value(row, "activate", 0));
+	dataset->verified_active = DatumGetInt32(gc_catalog_value(row, "verified_active", Int32GetDatum(-1)));
 	dataset->verified = dataset->verified_active >= 0;
-	dataset->verified_ok = DatumGetBool(column(row, "verified_ok", BoolGetDatum(false)));
-	dataset->regressions = DatumGetInt64(column(row, "regressions", Int64GetDatum(0)));
+	dataset->verified_ok = DatumGetBool(gc_catalog_value(row, "verified_ok", BoolGetDatum(false)));
+	dataset->regressions = DatumGetInt64(gc_catalog_value(row, "regressions", Int64GetDatum(0)));
 	SPI_finish();
 
 	tree = gc_entity_tree(root_id); /* parents come before children */
@@ -458,7 +447,7 @@ gc_floor_recompute(int32 root_id)
 					   1, types, values, NULL, SPI_OK_UPDATE_RETURNING);
 	/* the floor is a constant in cached plans */
 	for (uint64 i = 0; i < SPI_processed; i++)
-		CacheInvalidateRelcacheByRelid(DatumGetObjectId(column(SPI_tuptable->vals[i], "versions", 0)));
+		CacheInvalidateRelcacheByRelid(DatumGetObjectId(gc_catalog_value(SPI_tuptable->vals[i], "versions", 0)));
 	SPI_finish();
 }
 
@@ -839,12 +828,12 @@ gc_dataset_leaves_to_drop(void)
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 		GcDatasetGarbage *item = palloc(sizeof(GcDatasetGarbage));
 
-		item->dataset_id = DatumGetInt32(column(row, "dataset_id", 0));
-		item->entity_id = DatumGetInt32(column(row, "entity_id", 0));
-		item->leaf = DatumGetObjectId(column(row, "leaf", 0));
-		item->batch = DatumGetObjectId(column(row, "batch", 0));
-		item->owner = DatumGetObjectId(column(row, "relowner", 0));
-		item->dropped_at = DatumGetTimestampTz(column(row, "dropped_at", 0));
+		item->dataset_id = DatumGetInt32(gc_catalog_value(row, "dataset_id", 0));
+		item->entity_id = DatumGetInt32(gc_catalog_value(row, "entity_id", 0));
+		item->leaf = DatumGetObjectId(gc_catalog_value(row, "leaf", 0));
+		item->batch = DatumGetObjectId(gc_catalog_value(row, "batch", 0));
+		item->owner = DatumGetObjectId(gc_catalog_value(row, "relowner", 0));
+		item->dropped_at = DatumGetTimestampTz(gc_catalog_value(row, "dropped_at", 0));
 		garbage = lappend(garbage, item);
 		MemoryContextSwitchTo(spi);
 	}

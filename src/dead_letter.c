@@ -43,12 +43,11 @@ typedef struct Letter
 } Letter;
 
 static void *
-copy_column(HeapTuple row, int column)
+copy_column(HeapTuple row, const char *name)
 {
-	bool		isnull;
-	Datum		value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+	Datum		value = gc_catalog_value(row, name, (Datum) 0);
 
-	return isnull ? NULL : PG_DETOAST_DATUM_COPY(value);
+	return value == (Datum) 0 ? NULL : PG_DETOAST_DATUM_COPY(value);
 }
 
 /* The letters of these ids, in the order of changelog, partition and offset. */
@@ -61,7 +60,7 @@ read_letters(ArrayType *ids)
 	List	   *letters = NIL;
 
 	SPI_connect();
-	gc_catalog_execute("SELECT dl.dead_letter_id, c.name, dl.source, dl.partition, dl.record_offset, dl.record_time, dl.key, dl.value, dl.headers"
+	gc_catalog_execute("SELECT dl.*, c.name"
 					   " FROM guest_context._dead_letter dl"
 					   " JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) dl.changelog_id"
 					   " WHERE dl.dead_letter_id OPERATOR(pg_catalog.=) ANY ($1)"
@@ -70,22 +69,20 @@ read_letters(ArrayType *ids)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
 		MemoryContext spi = MemoryContextSwitchTo(caller);
 		Letter	   *letter = palloc0(sizeof(Letter));
-		bool		isnull;
-		Datum		time;
+		TimestampTz time;
 
-		letter->id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		letter->changelog = pstrdup(SPI_getvalue(row, desc, 2));
-		letter->source = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
-		letter->partition = DatumGetInt32(SPI_getbinval(row, desc, 4, &isnull));
-		letter->offset = DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
-		time = SPI_getbinval(row, desc, 6, &isnull);
-		letter->time_us = isnull ? GC_NO_TIMESTAMP : DatumGetTimestampTz(time) + GC_UNIX_EPOCH_US;
-		letter->key = copy_column(row, 7);
-		letter->value = copy_column(row, 8);
-		letter->headers = copy_column(row, 9);
+		letter->id = DatumGetInt64(gc_catalog_value(row, "dead_letter_id", 0));
+		letter->changelog = gc_catalog_text(row, "name");
+		letter->source = DatumGetInt32(gc_catalog_value(row, "source", 0));
+		letter->partition = DatumGetInt32(gc_catalog_value(row, "partition", 0));
+		letter->offset = DatumGetInt64(gc_catalog_value(row, "record_offset", 0));
+		time = DatumGetTimestampTz(gc_catalog_value(row, "record_time", TimestampTzGetDatum(DT_NOBEGIN)));
+		letter->time_us = time == DT_NOBEGIN ? GC_NO_TIMESTAMP : time + GC_UNIX_EPOCH_US;
+		letter->key = copy_column(row, "key");
+		letter->value = copy_column(row, "value");
+		letter->headers = copy_column(row, "headers");
 		letters = lappend(letters, letter);
 		MemoryContextSwitchTo(spi);
 	}
