@@ -17,8 +17,9 @@
  *
  * It is started by maintenance, which looks every minute and whenever a verb says so at its
  * commit (gc_ingest_start); the postmaster starts it again when it dies. Whatever happens, it begins
- * from what the catalogue says: when changelogs change, when somebody else has moved one on, or when the reader
- * dies, it forgets everything and loads it anew. So it does when the number of workers has changed: whose a
+ * from what the catalogue says: a topic whose changelogs have changed, or of which somebody else has moved one on, is forgotten and
+ * loaded anew, beside the others, which read on; when the reader dies, or after trouble, that is done with all of
+ * them. So it is when the number of workers has changed: whose a
  * partition is decides who reads it, and the ledger alone who moves it on, so it does not matter that not all
  * of them change at the same moment. No transaction is open while it waits. Twice a second
  * it looks whether somebody wants the database to himself, and leaves.
@@ -274,7 +275,7 @@ apply_all(long until)
 			if (!ingest->stopped && !ingest->moved && ingest->halt_reason != NULL)
 			{
 				gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->halt_partition, ingest->halt_offset, ingest->halt_reason, NULL);
-				gc_work.reload = true;
+				topic->stale = gc_work.refresh = true;
 			}
 			if (ingest->stopped || !ingest->moved)
 				continue;
@@ -293,7 +294,7 @@ apply_all(long until)
 					break;
 				case GC_HALTED:
 				case GC_RELOAD:
-					gc_work.reload = true;	/* without it, or from where it is now */
+					topic->stale = gc_work.refresh = true;	/* without it, or from where it is now */
 					break;
 			}
 			MemoryContextSwitchTo(gc_work.turn_context);
@@ -327,7 +328,7 @@ look_around(void)
 		proc_exit(0);
 	text = gc_ingest_catalogue();
 	if (gc_work.loaded == NULL || strcmp(text, gc_work.loaded) != 0)
-		gc_work.reload = true;
+		gc_work.refresh = true;
 	if (gc_workers != workers)
 	{
 		ForeignServer *server = GetForeignServerExtended(gc_work.server, FSV_MISSING_OK);
@@ -368,7 +369,7 @@ turn(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("the reader %s", gc_reader_death(gc_work.reader))));
-	if (!gc_work.reload && wait > 0)
+	if (!gc_work.reload && !gc_work.refresh && wait > 0)
 		gc_ingest_wait(wait);
 }
 
@@ -490,7 +491,7 @@ gc_ingest_main(Datum arg)
 		{
 			for (;;)
 			{
-				while (gc_work.reload)
+				while (gc_work.reload || gc_work.refresh)
 					load();
 				turn();
 				failures = 0;

@@ -102,10 +102,14 @@ typedef struct GcIngest
 	int64		recent_dead;
 } GcIngest;
 
+/* A topic that is read, or has been. Its place in gc_work.topics, from 1 on, is its number for the reader. */
 typedef struct GcTopic
 {
 	uint32		subscription;
 	char	   *name;
+	MemoryContext context;		/* of what follows */
+	char	   *loaded;			/* its changelogs as the catalogue had them, NULL = it has none now */
+	bool		stale;			/* to be loaded anew even if they are still the same */
 	int			npartitions;	/* 0 = it cannot be read now */
 	GcPartition *partitions;
 	List	   *ingests;		/* of changelogs that read it */
@@ -123,14 +127,16 @@ typedef struct GcWork
 	Oid			owner;
 	Oid			server;
 	int			worker;			/* of gc_workers, from 0 on */
-	MemoryContext load_context; /* all that was loaded */
+	MemoryContext load_context; /* all that was loaded, for as long as the reader lives */
 	MemoryContext turn_context; /* of one turn of the loop */
 	GcReader   *reader;
 	List	   *topics;			/* GcTopic */
 	char	   *loaded;			/* what the catalogue said, as a text */
 	uint64		credit;			/* bytes that a partition may have on the way */
 	bool		full;			/* of a batch, in some changelog */
-	bool		reload;
+	uint32		connection;		/* hash of what the reader was started with */
+	bool		reload;			/* all, with another reader */
+	bool		refresh;		/* what has changed */
 	TimestampTz reload_at;		/* but not before */
 	char	   *server_problem; /* why no broker answers, as the reader says */
 	TimestampTz heard_at;		/* when something of the server's came last */
@@ -174,7 +180,7 @@ extern void gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64
 /* ingest_load.c: what the catalogue says, as a text. In a transaction. */
 extern char *gc_ingest_catalogue(void);
 
-/* Loads all anew and sets a reader off. No topics: there is nothing to do. */
+/* As gc_work.reload and refresh say. No topics then: there is nothing to do. */
 extern void gc_ingest_load(void);
 
 /* So many bytes more may be on the way. */

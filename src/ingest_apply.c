@@ -652,7 +652,7 @@ gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint)
 				(errmsg("changelog \"%s\" goes on", ingest->changelog->name)));
 	if (ingest->noted != NULL)
 		pfree(ingest->noted);
-	ingest->noted = reason == NULL ? NULL : MemoryContextStrdup(gc_work.load_context, reason);
+	ingest->noted = reason == NULL ? NULL : MemoryContextStrdup(ingest->topic->context, reason);
 	ingest->noted_known = written || reason == NULL;	/* else another worker's may stand there: again */
 }
 
@@ -670,6 +670,8 @@ gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, con
 {
 	const char *name = quote_literal_cstr(ingest->changelog->name);
 
+	if (kind == GC_HALT_TOPIC)
+		gc_work.reload = true;	/* this one's library knows the old topic */
 	if (hint == NULL && kind == GC_HALT_TOPIC)
 		hint = psprintf("SELECT guest_context.accept_topic(%s, 'reason');", name);
 	else if (hint == NULL && kind == GC_HALT_RECORD && partition >= 0 && offset >= 0)
@@ -731,7 +733,7 @@ failed(GcIngest *ingest, ErrorData *error)
 	ingest->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pause);
 	if (ingest->failure != NULL)
 		pfree(ingest->failure);
-	ingest->failure = MemoryContextStrdup(gc_work.load_context, error->message);
+	ingest->failure = MemoryContextStrdup(ingest->topic->context, error->message);
 	gc_watch_changelog(ingest);
 	return GC_WAITS;
 }

@@ -117,10 +117,11 @@ gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, Gc
 		gc_reader_pump(gc_work.reader);
 		while (gc_reader_next(gc_work.reader, answer))
 		{
-			if (answer->type != GC_FRAME_ANSWER)
-				gc_ingest_take(answer);
-			else if (gc_frame_get_u32(answer) == query)
+			GcFrame		other = *answer;
+
+			if (answer->type == GC_FRAME_ANSWER && gc_frame_get_u32(answer) == query)
 				return read_answer(answer, problem);
+			gc_ingest_take(&other);
 		}
 		if (gc_work.reader->closed)
 			*problem = psprintf("the reader %s", gc_reader_death(gc_work.reader));
@@ -358,7 +359,7 @@ take_record(GcFrame *frame)
 	raw = *frame;
 	crc = skip_raw(frame);
 	ndecodings = gc_frame_get_u32(frame);
-	owed = MemoryContextAlloc(gc_work.load_context, sizeof(GcCredit));
+	owed = MemoryContextAlloc(topic->context, sizeof(GcCredit));
 	owed->partition = partition;
 	owed->bytes = bytes;
 	owed->users = 1;			/* this function */
@@ -475,7 +476,7 @@ halt_all(GcTopic *topic, int32 partition, int64 offset, const char *text)
 
 		if (ingest->stopped || ingest->halt_reason != NULL)
 			continue;
-		ingest->halt_reason = MemoryContextStrdup(gc_work.load_context,
+		ingest->halt_reason = MemoryContextStrdup(topic->context,
 												  psprintf("unreadable: %s", text ? text : "unknown trouble"));
 		ingest->halt_partition = partition;
 		ingest->halt_offset = offset;
@@ -506,7 +507,7 @@ take_trouble(GcFrame *frame)
 
 		if (of->problem != NULL)
 			pfree(of->problem);
-		of->problem = MemoryContextStrdup(gc_work.load_context, text ? text : "unknown trouble");
+		of->problem = MemoryContextStrdup(topic->context, text ? text : "unknown trouble");
 	}
 	if (trouble == GC_TROUBLE_TRANSIENT)
 		return;

@@ -1,8 +1,8 @@
 /*
  * ingest_load.c: what an ingest worker works on, and where it goes on.
  *
- * gc_ingest_load() reads the catalogue, starts a reader, asks it for the topics' partitions, and finds the
- * position of each changelog in each of them. It is the one place that compares positions with what the
+ * gc_ingest_load() reads the catalogue, starts a reader if there is none that can go on, asks it for the partitions of topics
+ * whose changelogs have changed, and finds the position of each changelog in each of them. It is the one place that compares positions with what the
  * server has, so whatever is wrong with a topic is found here, at start and after
  * every trouble: a position below the first offset is data loss, one behind the end or an anchor that has become
  * another record is a replaced topic; both halt the changelog and say which verb goes on. A topic that
@@ -30,6 +30,7 @@
 #include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
+#include "server_options.h"
 
 #define LEAST_CREDIT		(256 * 1024)
 
@@ -86,32 +87,117 @@ topic_of(const char *name)
 	topic->subscription = list_length(gc_work.topics) + 1;
 	topic->name = pstrdup(name);
 	topic->anchor_partition = -1;
+	topic->context = AllocSetContextCreate(gc_work.load_context, "guest_context ingest topic", ALLOCSET_DEFAULT_SIZES);
 	gc_work.topics = lappend(gc_work.topics, topic);
 	return topic;
 }
 
-/* In a transaction, with gc_work.load_context current. */
+/* With the topic's memory current. In a transaction. */
 static void
-load_changelogs(const char *server)
+load_changelog(GcChangelog *changelog)
 {
+	GcIngest   *ingest = palloc0(sizeof(GcIngest));
+
+	ingest->changelog = changelog;
+	ingest->root = gc_entity_by_id(changelog->entity->root_id);
+	ingest->topic = topic_of(changelog->topic);
+	ingest->spec = gc_changelog_spec(ingest->changelog);
+	ingest->rows = gc_rows_create(ingest->changelog->entity, ingest->spec);
+	ingest->key_columns = palloc(sizeof(int) * ingest->spec->ncolumns);
+	for (int i = 0; i < ingest->spec->ncolumns; i++)
+		if (ingest->spec->columns[i].is_key)
+			ingest->key_columns[ingest->nkeys++] = i;
+	ingest->pending = AllocSetContextCreate(ingest->topic->context, "guest_context pending records", ALLOCSET_DEFAULT_SIZES);
+	ingest->topic->ingests = lappend(ingest->topic->ingests, ingest);
+}
+
+/* Forgets what a topic was; its number stays, and what is still to come of it is stale. */
+static void
+unload_topic(GcTopic *topic)
+{
+	GcTopic		empty = {.subscription = topic->subscription, .name = topic->name, .anchor_partition = -1, .context = topic->context};
+
+	gc_frame_begin(&gc_work.reader->out, GC_FRAME_SUBSCRIBE);
+	gc_frame_put_u32(&gc_work.reader->out, topic->subscription);
+	gc_frame_put_string(&gc_work.reader->out, topic->name);
+	gc_frame_put_u32(&gc_work.reader->out, 0);
+	gc_frame_finish(&gc_work.reader->out);
+	MemoryContextReset(topic->context);
+	*topic = empty;
+}
+
+/* The changelogs of a topic as they are, as a text: NULL = there are none. */
+static char *
+changelogs_text(List *changelogs, const char *topic)
+{
+	char	   *text = NULL;
 	ListCell   *lc;
 
-	foreach(lc, gc_changelogs_at(gc_work.owner, server))
+	foreach(lc, changelogs)
 	{
-		GcIngest   *ingest = palloc0(sizeof(GcIngest));
+		const GcChangelog *changelog = lfirst(lc);
 
-		ingest->changelog = lfirst(lc);
-		ingest->root = gc_entity_by_id(ingest->changelog->entity->root_id);
-		ingest->topic = topic_of(ingest->changelog->topic);
-		ingest->spec = gc_changelog_spec(ingest->changelog);
-		ingest->rows = gc_rows_create(ingest->changelog->entity, ingest->spec);
-		ingest->key_columns = palloc(sizeof(int) * ingest->spec->ncolumns);
-		for (int i = 0; i < ingest->spec->ncolumns; i++)
-			if (ingest->spec->columns[i].is_key)
-				ingest->key_columns[ingest->nkeys++] = i;
-		ingest->pending = AllocSetContextCreate(gc_work.load_context, "guest_context pending records", ALLOCSET_DEFAULT_SIZES);
-		ingest->topic->ingests = lappend(ingest->topic->ingests, ingest);
+		if (strcmp(changelog->topic, topic) == 0)
+			text = psprintf("%s %d %s", text ? text : "", changelog->changelog_id, changelog->row_version);
 	}
+	return text;
+}
+
+/*
+ * Loads the topics whose changelogs are others than before, and forgets those that have none any more; the rest goes on.
+ * Returns those that are to be placed. In a transaction, with the turn's memory current.
+ */
+static List *
+load_topics(List *changelogs)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	List	   *changed = NIL;
+	ListCell   *lc;
+
+	MemoryContextSwitchTo(gc_work.load_context);
+	foreach(lc, changelogs)
+		(void) topic_of(((GcChangelog *) lfirst(lc))->topic);
+	MemoryContextSwitchTo(caller);
+	foreach(lc, gc_work.topics)
+	{
+		GcTopic    *topic = lfirst(lc);
+		char	   *text = changelogs_text(changelogs, topic->name);
+		ListCell   *lc2;
+
+		if (topic->loaded != NULL)
+		{
+			if (!topic->stale && text != NULL && strcmp(text, topic->loaded) == 0)
+				continue;
+			unload_topic(topic);
+		}
+		if (text == NULL)
+			continue;
+		MemoryContextSwitchTo(topic->context);
+		foreach(lc2, changelogs)
+			if (strcmp(((GcChangelog *) lfirst(lc2))->topic, topic->name) == 0)
+				load_changelog(gc_changelog_get(((GcChangelog *) lfirst(lc2))->name));
+		topic->loaded = pstrdup(text);
+		MemoryContextSwitchTo(caller);
+		changed = lappend(changed, topic);
+	}
+	return changed;
+}
+
+/* Of what a reader would be told now. In a transaction. */
+static uint32
+connection_hash(void)
+{
+	uint32		hash = gc_reader_memory;
+	ListCell   *lc;
+
+	foreach(lc, gc_server_settings(gc_work.server, gc_work.owner))
+	{
+		const GcServerSetting *setting = lfirst(lc);
+
+		hash = hash_combine(hash, hash_bytes((const unsigned char *) setting->name, strlen(setting->name)));
+		hash = hash_combine(hash, hash_bytes((const unsigned char *) setting->value, strlen(setting->value)));
+	}
+	return hash;
 }
 
 static void
@@ -409,7 +495,7 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	int			nlost = 0;
 	int			known;
 
-	ingest->progress = MemoryContextAllocZero(gc_work.load_context, sizeof(GcProgress) * topic->npartitions);
+	ingest->progress = MemoryContextAllocZero(topic->context, sizeof(GcProgress) * topic->npartitions);
 	known = positions_of(ingest, positions, lows);
 	if (known == 0)
 	{
@@ -421,7 +507,7 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	}
 	if (known == 0)
 	{
-		ingest->stopped = gc_work.reload = true;	/* it has been stopped just now */
+		ingest->stopped = topic->stale = gc_work.refresh = true;	/* it has been stopped just now */
 		return true;
 	}
 	if (known > topic->npartitions)
@@ -569,7 +655,7 @@ place_topic(GcTopic *topic, char **problem)
 			*problem = psprintf("partition %d of topic \"%s\" has no leader that answers", i, topic->name);
 			return false;
 		}
-	topic->partitions = MemoryContextAllocZero(gc_work.load_context, sizeof(GcPartition) * topic->npartitions);
+	topic->partitions = MemoryContextAllocZero(topic->context, sizeof(GcPartition) * topic->npartitions);
 	for (int i = 0; i < topic->npartitions; i++)
 	{
 		topic->partitions[i].topic = topic;
@@ -583,49 +669,73 @@ place_topic(GcTopic *topic, char **problem)
 	return true;
 }
 
+/* Can what has not changed go on? In a transaction. */
+static bool
+reader_is_well(void)
+{
+	return gc_work.reader != NULL && !gc_work.reader->closed && gc_work.server_problem == NULL && !gc_work.silent &&
+		gc_work.connection == connection_hash();
+}
+
 void
 gc_ingest_load(void)
 {
+	bool		reload = gc_work.reload;
 	char	   *name;
+	char	   *loaded;
 	char	   *problem = NULL;
 	int			npartitions = 0;
+	List	   *changelogs = NIL;
+	List	   *changed;
 	ListCell   *lc;
 
-	unload();
-	gc_work.reload = false;
+	gc_work.reload = gc_work.refresh = false;
 	gc_ingest_begin();
-	MemoryContextSwitchTo(gc_work.load_context);
+	MemoryContextSwitchTo(gc_work.turn_context);
 	name = server_name();
 	/* first what is compared later: what changes in between is loaded again */
-	gc_work.loaded = gc_ingest_catalogue();
+	loaded = gc_ingest_catalogue();
 	if (name != NULL)
-		load_changelogs(name);
-	gc_ingest_commit();
-	if (gc_work.topics == NIL)
+		changelogs = gc_changelogs_at(gc_work.owner, name);
+	if (changelogs == NIL)
+	{
+		gc_ingest_commit();
+		unload();
 		return;
-	gc_ingest_begin();
-	MemoryContextSwitchTo(gc_work.load_context);
-	gc_work.reader = gc_reader_start(gc_work.server, gc_work.owner, (uint64) gc_reader_memory * 1024);
+	}
+	if (reload || !reader_is_well())
+		unload();
+	if (gc_work.loaded != NULL)
+		pfree(gc_work.loaded);
+	gc_work.loaded = MemoryContextStrdup(gc_work.load_context, loaded);
+	changed = load_topics(changelogs);
 	gc_ingest_commit();
-	gc_work.heard_at = gc_work.asked_at = GetCurrentTimestamp();
-	foreach(lc, gc_work.topics)
+	if (gc_work.reader == NULL)
+	{
+		gc_ingest_begin();
+		gc_work.connection = connection_hash();
+		MemoryContextSwitchTo(gc_work.load_context);
+		gc_work.reader = gc_reader_start(gc_work.server, gc_work.owner, (uint64) gc_reader_memory * 1024);
+		gc_ingest_commit();
+		gc_work.heard_at = GetCurrentTimestamp();
+	}
+	foreach(lc, changed)
 	{
 		GcTopic    *topic = lfirst(lc);
 		ListCell   *lc2;
 
 		if (place_topic(topic, &problem))
-		{
-			for (int i = 0; i < topic->npartitions; i++)
-				npartitions += is_ours(topic, i);
 			continue;
-		}
 		topic->npartitions = 0;
-		topic->problem = MemoryContextStrdup(gc_work.load_context, problem);
+		topic->problem = MemoryContextStrdup(topic->context, problem);
 		foreach(lc2, topic->ingests)
 			gc_watch_changelog(lfirst(lc2));
 	}
-	gc_work.credit = Max((uint64) gc_batch_bytes * 1024 / Max(npartitions, 1), LEAST_CREDIT);
 	foreach(lc, gc_work.topics)
+		for (int i = 0; i < ((GcTopic *) lfirst(lc))->npartitions; i++)
+			npartitions += is_ours(lfirst(lc), i);
+	gc_work.credit = Max((uint64) gc_batch_bytes * 1024 / Max(npartitions, 1), LEAST_CREDIT);
+	foreach(lc, changed)
 	{
 		GcTopic    *topic = lfirst(lc);
 

@@ -112,6 +112,8 @@ ask_all(void)
 	{
 		GcTopic    *topic = lfirst(lc);
 
+		if (topic->ingests == NIL)
+			continue;
 		for (int i = 0; i < topic->npartitions; i++)
 			topic->partitions[i].reached_asked = topic->partitions[i].reached;
 		if (topic->question == 0)
@@ -134,7 +136,7 @@ take_partitions(GcTopic *topic, GcFrame *answer, const char *problem)
 	{
 		if (topic->problem != NULL)
 			pfree(topic->problem);
-		topic->problem = MemoryContextStrdup(gc_work.load_context, problem);
+		topic->problem = MemoryContextStrdup(topic->context, problem);
 		return;
 	}
 	npartitions = gc_answer_partitions(answer, &lows, &highs);
