@@ -275,7 +275,6 @@ apply_all(long until)
 			if (!ingest->stopped && !ingest->moved && ingest->halt_reason != NULL)
 			{
 				gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->halt_partition, ingest->halt_offset, ingest->halt_reason, NULL);
-				topic->stale = gc_work.refresh = true;
 			}
 			if (ingest->stopped || !ingest->moved)
 				continue;

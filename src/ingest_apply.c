@@ -663,6 +663,9 @@ say_halt(GcIngest *ingest, int32 partition, int64 offset, const char *reason)
 			(errmsg("changelog \"%s\" has halted: %s", ingest->changelog->name, reason),
 			 partition >= 0 ? errdetail("Partition %d, offset %lld.", partition, (long long) offset) : 0));
 	ingest->stopped = true;
+
+	/* so that it is seen when somebody lets it go on at once */
+	ingest->topic->stale = gc_work.refresh = true;
 }
 
 void
