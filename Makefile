@@ -50,7 +50,7 @@ endif
 #: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
 #: make demo           a throw-away server, a broker, and the worked example, in a minute; KAFKA=apache for Apache's broker
-#: make bench          measures and ratios, under ten minutes; MEASURES="P3 P5" SCALE=0.1 ROUNDS=9
+#: make bench          measures and ratios, some fifteen minutes; MEASURES="P3 P5" SCALE=0.1 ROUNDS=9
 #: make clean          remove what was built
 #:
 #: KEEP=1 keeps a test run's directory; results of failed tests are in build/results.
