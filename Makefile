@@ -179,6 +179,11 @@ build/gc_producer: test/helper/gc_producer.c
 	@mkdir -p build
 	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka
 
+# What "make bench" produces with.
+build/gc_pacer: bench/gc_pacer.c
+	@mkdir -p build
+	$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Werror -o $@ $< -lrdkafka -lpthread
+
 # The broker of "make demo".
 build/mock_broker: examples/mock_broker.c
 	@mkdir -p build

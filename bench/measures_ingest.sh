@@ -50,10 +50,46 @@ need_broker() {
 			END LOOP;
 		END $$;
 
+		-- Reads the orders numbered first to first + n - 1 of ingest.fresh by their keys, each partition's one after the
+		-- other, every millisecond; what it saw when goes to bench.seen.
+		CREATE TABLE bench.seen (run text, ms float8);
+		CREATE PROCEDURE bench.watch(run text, partitions int, first bigint, n bigint)
+		LANGUAGE plpgsql AS $$
+		DECLARE
+			next bigint[] := ARRAY(SELECT first + i FROM generate_series(0, partitions - 1) i);
+			late float8[] := '{}';
+			sent timestamptz;
+			give_up timestamptz;
+		BEGIN
+			WHILE cardinality(late) < n LOOP
+				FOR p IN 1 .. partitions LOOP
+					LOOP
+						sent := NULL;
+						SELECT modified_at INTO sent FROM ingest.fresh WHERE ref = 'o-' || next[p];
+						EXIT WHEN sent IS NULL;
+						late := late || extract(epoch FROM clock_timestamp() - sent)::float8 * 1000;
+						next[p] := next[p] + partitions;
+						give_up := clock_timestamp() + interval '1 minute';
+					END LOOP;
+				END LOOP;
+				IF clock_timestamp() > give_up THEN
+					RAISE EXCEPTION 'nothing in a minute, at %: %', next, (SELECT string_agg(s::text, ' ') FROM guest_context.status s);
+				END IF;
+				COMMIT;
+				PERFORM pg_sleep(0.001);
+			END LOOP;
+			INSERT INTO bench.seen SELECT watch.run, unnest(late);
+		END $$;
+
 		CREATE PROCEDURE bench.wait_no_worker()
 		LANGUAGE plpgsql AS $$
+		DECLARE
+			give_up timestamptz := clock_timestamp() + interval '2 minutes';
 		BEGIN
 			WHILE EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'guest_context ingest') LOOP
+				IF clock_timestamp() > give_up THEN
+					RAISE EXCEPTION 'an ingest worker stays';
+				END IF;
 				PERFORM pg_sleep(0.01);
 				COMMIT;
 			END LOOP;
@@ -75,7 +111,7 @@ make_topic() { # topic partitions [setting...]
 }
 
 fill_topic() { # topic file
-	kcat -b "$ingest_broker" -P -t "$1" -K $'\t' -X linger.ms=50 -X queue.buffering.max.messages=1000000 -l "$2"
+	kcat -b "$ingest_broker" -P -t "$1" -K $'\t' -X log_level=3 -X enable.idempotence=true -X linger.ms=50 -X queue.buffering.max.messages=1000000 -l "$2"
 }
 
 # An entity that has read nothing yet of a topic; resume makes it begin.
@@ -141,4 +177,84 @@ measure_P1() {
 	done
 	book P1 "$what (beside: COPY)" "$work/a" "$work/b" ">= 1.2" \
 		"$(spread <"$work/b" | awk '{ printf "%.0f (%.0f–%.0f)", $1, $2, $3 }'), without indexes $(spread <"$work/c" | awk '{ printf "%.0f", $1 }')"
+}
+
+pacer() { "$repo/build/gc_pacer" "$ingest_broker" "$@"; } # TOPIC PARTITIONS RATE FIRST COUNT [BYTES]
+
+# Percentiles of a run of p7_run, as "P50 P99 MAX" in ms; fails when records are missing.
+p7_seen() { # run n
+	[ "$(sql -c "SELECT count(*) FROM bench.seen WHERE run = '$1'")" = "$2" ] || return 1
+	sql -F ' ' -c "SELECT round(p[1]::numeric, 3), round(p[2]::numeric, 3), round(p[3]::numeric, 3)
+		FROM (SELECT percentile_disc(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (ORDER BY ms) AS p FROM bench.seen WHERE run = '$1') x"
+}
+
+# Produces records at a rate while a session reads each by its key as soon as it is there.
+p7_run() { # run topic partitions rate first n what
+	local watcher ours theirs p=()
+	sql -c "CALL bench.watch('$1', $3, $5, $6)" & watcher=$!
+	theirs=$(pacer "$2" "$3" "$4" "$5" "$6") || { kill $watcher; wait $watcher; return 1; }
+	wait $watcher && ours=$(p7_seen "$1" "$6") || return 1
+	p=($ours $theirs)
+	book_count P7 "$7, p50 / p99 / max (beside: plain consumer)" "${p[0]} / ${p[1]} / ${p[2]}" "${p[3]} / ${p[4]} / ${p[5]}" \
+		"<= 20, <= 100 ms" "$(awk -v a="${p[0]}" -v b="${p[1]}" 'BEGIN { print a <= 20 && b <= 100 ? "pass" : "fail" }')"
+}
+
+# Lets a changelog of ingest.fresh run with records 0 to 9,999, which warm up the broker.
+p7_begin() { # topic partitions
+	make_topic "$1" "$2" && make_orders ingest.fresh "$1" && pacer "$1" "$2" 5000 0 10000 >"$work/begin" &&
+		ms_to_read ingest.fresh 10000 >"$work/begin"
+}
+
+# Has a new worker read records of p7s from one to the one before another, which wait for it, under these settings of the
+# server: NAME=VALUE, or NAME for the default.
+p7_read_with() { # from to setting...
+	local from=$1 to=$2 setting commands=()
+	shift 2
+	for setting in "$@"; do
+		if [[ $setting == *=* ]]; then commands+=(-c "ALTER SYSTEM SET ${setting%%=*} = '${setting#*=}'")
+		else commands+=(-c "ALTER SYSTEM RESET $setting"); fi
+	done
+	sql -c "SELECT guest_context.pause('ingest.fresh')" -c "CALL bench.wait_no_worker()" >"$work/pause.out" &&
+		"$pgbin/psql" -XqAt -v ON_ERROR_STOP=1 "${commands[@]}" -c "SELECT pg_reload_conf()" >"$work/configure.out" &&
+		pacer p7s 1 0 "$from" $((to - from)) && ms_to_read ingest.fresh "$to" >"$work/read"
+}
+
+# P7: from the call that produces a record to a session that reads it by its key, at 5,000
+# records a second, against a plain consumer of the same records at the same time. Then
+# 30,000 batches of ten records behind the back of an old snapshot, which would slow down an
+# offset that is updated in place: do the last ones take longer than the first, and how fresh
+# are records after them? Commits of those batches do not wait for the disk.
+measure_P7() {
+	local n batches end what="5,000 records/s, produced -> read by key" holder status
+	need_broker && make -s build/gc_pacer || return 1
+	n=$(rows_of 0.03) batches=$(rows_of 0.006)
+	p7_begin p7 4 && p7_run even p7 4 5000 10000 "$n" "$what" && drop_orders ingest.fresh || return 1
+
+	p7_begin p7s 1 || return 1
+	rm -f "$work/stop"
+	{
+		echo "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ingest.fresh;"
+		while [ ! -e "$work/stop" ]; do sleep 0.2; done
+		echo "SELECT count(*) FROM ingest.fresh; COMMIT;"
+	} | sql >"$work/p7.open" 2>&1 & holder=$!
+	until [ -s "$work/p7.open" ] || ! kill -0 $holder 2>/dev/null; do sleep 0.1; done
+	end=$((10000 + batches * 10))
+	p7_read_with 10000 $end guest_context.batch_rows=10 synchronous_commit=off &&
+		p7_read_with $end $((end + 100)) guest_context.batch_rows synchronous_commit &&
+		p7_run old p7s 1 5000 $((end + 100)) $((n / 3)) "$what, after $batches batches under an open snapshot"
+	status=$?
+	touch "$work/stop"
+	wait $holder
+	[ $status -eq 0 ] && [ "$(paste -sd ' ' "$work/p7.open")" = "10000 10000" ] || { cat "$work/p7.open"; return 1; }
+	sql -F ' ' >"$work/thirds" <<-EOF || return 1
+		SELECT third, extract(epoch FROM took) * 1000
+		FROM (SELECT ntile(3) OVER (ORDER BY gc_arrived_at) AS third, gc_arrived_at - lag(gc_arrived_at) OVER (ORDER BY gc_arrived_at) AS took
+			FROM (SELECT DISTINCT gc_arrived_at FROM ingest.fresh_speed WHERE gc_offset BETWEEN 10000 AND $((end - 1))) x) x
+		WHERE took IS NOT NULL
+	EOF
+	[ "$(wc -l <"$work/thirds")" -ge $((batches - 1)) ] || { book_failed P7 "batches under an open snapshot" "larger than ten records"; return 0; }
+	awk '$1 == 3 { print $2 }' "$work/thirds" >"$work/a"
+	awk '$1 == 1 { print $2 }' "$work/thirds" >"$work/b"
+	book P7 "a batch under an open snapshot, last third of $batches (beside: first third)" "$work/a" "$work/b" "<= 1.2"
+	drop_orders ingest.fresh
 }
