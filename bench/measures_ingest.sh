@@ -258,3 +258,43 @@ measure_P7() {
 	book P7 "a batch under an open snapshot, last third of $batches (beside: first third)" "$work/a" "$work/b" "<= 1.2"
 	drop_orders ingest.fresh
 }
+
+# kB of memory that a process has for itself: without the server's shared buffers, which a worker maps, and without programs.
+own_kb() { awk '/^RssAnon:/ { print $2; found = 1 } END { exit !found }' "/proc/$1/status"; }
+
+# P10: memory of the worker and of its reader program while they work off 1 GB in 64 partitions.
+# Samples of the last third of the time against the first third; and against what
+# the settings allow the two together.
+measure_P10() {
+	local n worker="" reader reading cap most ok
+	need_broker && make -s build/gc_pacer && make_topic p10 64 && make_orders ingest.orders p10 || return 1
+	n=$(rows_of 0.2)
+	pacer p10 64 0 0 "$n" 1000 || return 1
+	cap=$(sql -c "SELECT pg_size_bytes(current_setting('guest_context.reader_memory')) / 1024
+		+ pg_size_bytes(current_setting('guest_context.batch_bytes')) / 1024") || return 1
+	ms_to_read ingest.orders "$n" >"$work/p10.ms" & reading=$!
+	: >"$work/kb"
+	while kill -0 $reading 2>/dev/null; do
+		if [ -z "$worker" ]; then
+			worker=$(sql -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'")
+			[ -z "$worker" ] || reader=$(pgrep -P "$worker") || worker=""
+		else
+			echo "$(own_kb "$worker") $(own_kb "$reader")" >>"$work/kb"
+		fi
+		sleep 0.05
+	done
+	wait $reading || return 1
+	[ "$(sql -c 'SELECT count(*) FROM ingest.orders')" = "$n" ] || { book_failed P10 "memory" "not all rows"; return 0; }
+	[ "$(awk 'NF == 2' "$work/kb" | wc -l)" -ge 15 ] || { book_failed P10 "memory" "$(wc -l <"$work/kb") samples"; return 0; }
+	awk '{ sum[NR] = $1 + $2; if ($1 > w) w = $1; if ($2 > r) r = $2 }
+		END {
+			for (i = 1; i <= NR; i++) { third = int((i - 1) * 3 / NR) + 1; if (sum[i] > most[third]) most[third] = sum[i]; if (sum[i] > all) all = sum[i] }
+			printf "%.1f %.1f %.1f %.1f %.1f\n", most[1] / 1024, most[3] / 1024, all / 1024, w / 1024, r / 1024
+		}' "$work/kb" >"$work/mb" && read -r most <"$work/mb" && set -- $most
+	cap=$((cap / 1024))
+	ok=$(awk -v first="$1" -v last="$2" 'BEGIN { print last <= first * 1.1 ? "pass" : "fail" }')
+	book_count P10 "MB of worker and reader, $n records of 1 kB, 64 partitions: last third (beside: first third)" "$2" "$1" "<= 1.1 times" "$ok"
+	ok=$(awk -v all="$3" -v cap="$cap" 'BEGIN { print all <= cap ? "pass" : "fail" }')
+	book_count P10 "MB of worker and reader, the most (beside: the most of each)" "$3" "$4, $5" "<= $cap" "$ok"
+	drop_orders ingest.orders
+}
