@@ -298,3 +298,45 @@ measure_P10() {
 	book_count P10 "MB of worker and reader, the most (beside: the most of each)" "$3" "$4, $5" "<= $cap" "$ok"
 	drop_orders ingest.orders
 }
+
+# Starts the server on the files of the crash; ms until a query answers this.
+p12_start() { # options query answer
+	rm -rf "$work/data" && cp -a "$work/crashed" "$work/data" || return 1
+	p12_began=$(date +%s%N)
+	"${as_user[@]}" "$pgbin/pg_ctl" -D "$work/data" -W -s -l "$work/server.log" -o "-k $work/sock $1" start || return 1
+	p12_until "$2" "$3"
+}
+
+p12_until() { # query answer
+	local give_up=$((SECONDS + 120))
+	until [ "$(sql -c "$1" 2>"$work/p12.err")" = "$2" ]; do
+		[ $SECONDS -lt $give_up ] || { cat "$work/p12.err"; return 1; }
+		sleep 0.01
+	done
+	awk -v a="$p12_began" -v b="$(date +%s%N)" 'BEGIN { print (b - a) / 1000000 }'
+}
+
+p12_stop() { "${as_user[@]}" "$pgbin/pg_ctl" -D "$work/data" -s -w -t 120 -m immediate stop; }
+
+# P12: after an immediate stop, with records to recover, how long until a read of the view of truth is answered,
+# and until a record is visible that came meanwhile? Against the same files, started without the library, and a
+# read of a plain table.
+measure_P12() {
+	local i n p12_began ours="SELECT count(*) FROM ingest.orders WHERE ref = 'o-1'" plain="SELECT count(*) FROM ingest.plain WHERE ref = 'o-1'"
+	need_broker && make -s build/gc_pacer && make_topic p12 4 && make_orders ingest.orders p12 || return 1
+	n=$(rows_of 0.04)
+	pacer p12 4 0 0 "$n" || return 1
+	sql -c "DROP TABLE IF EXISTS ingest.plain" -c CHECKPOINT && ms_to_read ingest.orders "$n" >"$work/p12.ms" || return 1
+	sql -c "CREATE TABLE ingest.plain AS SELECT * FROM ingest.orders" -c "CREATE INDEX ON ingest.plain (ref)" || return 1
+	p12_stop && launched="" && own "$work/server.log" && mv "$work/data" "$work/crashed" && pacer p12 4 0 "$n" 1 || return 1
+	: >"$work/a" && : >"$work/b" && : >"$work/c"
+	for ((i = 0; i <= ROUNDS; i++)); do
+		p12_start "" "$ours" 1 >"$work/t.a" && p12_until "${ours/o-1/o-$n}" 1 >"$work/t.c" || return 1
+		[ "$(sql -c 'SELECT count(*) FROM ingest.orders')" = $((n + 1)) ] || { book_failed P12 "restart" "not all rows"; return 0; }
+		p12_stop && p12_start "-c shared_preload_libraries=" "$plain" 1 >"$work/t.b" && p12_stop || return 1
+		[ "$i" -eq 0 ] || { cat "$work/t.a" >>"$work/a" && cat "$work/t.b" >>"$work/b" && cat "$work/t.c" >>"$work/c"; }
+	done
+	book P12 "restart after an immediate stop -> first read of the view (beside: of a plain table)" "$work/a" "$work/b" "+ <= 1000 ms"
+	book P12 "restart after an immediate stop -> a changelog's next record is visible (beside: read of a plain table)" "$work/c" "$work/b" "+ <= 1000 ms"
+	p12_start "" "$ours" 1 >"$work/t.a" && server_pid=$(head -n 1 "$work/data/postmaster.pid") && rm -rf "$work/crashed" && drop_orders ingest.orders
+}
