@@ -3,14 +3,14 @@
 # Targets that the scripts carry out. They are handled before anything asks for
 # pg_config, because they can also be what installs the server's headers.
 SCRIPTED = check quick regress isolation tap lint build-clang decode-check reader-check \
-           property mutants check-sanitizers check-valgrind check-matrix demo bench help
+           property mutants check-sanitizers check-valgrind check-matrix demo bench bench-peers help
 
 ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
 .NOTPARALLEL:
 # several parts named together are one run, with one server and one closing line
-PARTS = $(filter-out check-matrix demo bench help,$(filter $(SCRIPTED),$(MAKECMDGOALS)))
+PARTS = $(filter-out check-matrix demo bench bench-peers help,$(filter $(SCRIPTED),$(MAKECMDGOALS)))
 ifneq ($(PARTS),)
 $(firstword $(PARTS)):
 	@test/run $(PARTS)
@@ -22,6 +22,8 @@ demo:
 	@examples/demo.sh
 bench:
 	@bench/run
+bench-peers:
+	@MEASURES=P2 bench/run
 help:
 	@sed -n 's/^#: //p' $(firstword $(MAKEFILE_LIST))
 # whatever else stands beside them on the command line
@@ -51,6 +53,7 @@ endif
 #: make check-valgrind the regression tests with the server under valgrind (slow)
 #: make demo           a throw-away server, a broker, and the worked example, in a minute; KAFKA=apache for Apache's broker
 #: make bench          measures and ratios, some fifteen minutes; MEASURES="P3 P5" SCALE=0.1 ROUNDS=9
+#: make bench-peers    the same against Debezium's JDBC sink, which it fetches (57 MB)
 #: make clean          remove what was built
 #:
 #: KEEP=1 keeps a test run's directory; results of failed tests are in build/results.

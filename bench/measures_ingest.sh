@@ -81,6 +81,30 @@ need_broker() {
 			INSERT INTO bench.seen SELECT watch.run, unnest(late);
 		END $$;
 
+		-- ms from the first row of a table, which somebody else fills, until all of these keys are in it
+		CREATE PROCEDURE bench.time_rows(filled regclass, keys text[], INOUT ms float8 DEFAULT NULL)
+		LANGUAGE plpgsql AS $$
+		DECLARE
+			give_up timestamptz := clock_timestamp() + interval '10 minutes';
+			began timestamptz;
+			found bigint := 0;
+		BEGIN
+			SET enable_seqscan = off;
+			WHILE found < cardinality(keys) LOOP
+				IF clock_timestamp() > give_up THEN
+					RAISE EXCEPTION '% of % keys in % after ten minutes', found, cardinality(keys), filled;
+				END IF;
+				EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 1) x', filled) INTO found;
+				IF found > 0 THEN
+					began := coalesce(began, clock_timestamp());
+					EXECUTE format('SELECT count(*) FROM %s WHERE ref = ANY ($1)', filled) INTO found USING keys;
+				END IF;
+				COMMIT;
+				PERFORM pg_sleep(0.005);
+			END LOOP;
+			ms := extract(epoch FROM clock_timestamp() - began) * 1000;
+		END $$;
+
 		CREATE PROCEDURE bench.wait_no_worker()
 		LANGUAGE plpgsql AS $$
 		DECLARE
@@ -257,6 +281,90 @@ measure_P7() {
 	awk '$1 == 1 { print $2 }' "$work/thirds" >"$work/b"
 	book P7 "a batch under an open snapshot, last third of $batches (beside: first third)" "$work/a" "$work/b" "<= 1.2"
 	drop_orders ingest.fresh
+}
+
+# The same with its schema inside, as Kafka Connect's JSON converter wants it: key, tab, value.
+wrapped="'{\"schema\":{\"type\":\"struct\",\"fields\":[{\"type\":\"string\",\"optional\":false,\"field\":\"ref\"}],\"optional\":false},\"payload\":'
+	|| json_build_object('ref', r.ref) || '}',
+	'{\"schema\":{\"type\":\"struct\",\"fields\":[{\"type\":\"string\",\"optional\":false,\"field\":\"ref\"},'
+	'{\"type\":\"string\",\"optional\":true,\"field\":\"guest_ref\"},{\"type\":\"string\",\"optional\":true,\"field\":\"status\"},'
+	'{\"type\":\"double\",\"optional\":true,\"field\":\"total\"},{\"type\":\"string\",\"optional\":true,\"name\":\"io.debezium.time.ZonedTimestamp\",'
+	'\"version\":1,\"field\":\"modified_at\"}],\"optional\":false,\"name\":\"shop.public.orders.Value\"},\"payload\":'
+	|| json_build_object('ref', r.ref, 'guest_ref', r.guest_ref, 'status', r.status, 'total', r.total,
+		'modified_at', to_char(r.modified_at, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')) || '}'"
+unwrap='{"ref":"$.payload.ref","guest_ref":"$.payload.guest_ref","status":"$.payload.status","total":"$.payload.total","modified_at":"$.payload.modified_at"}'
+
+# The refs of the last record of each partition of a topic of wrapped records, as an array.
+last_refs() { # topic partitions
+	local i refs=""
+	for ((i = 0; i < $2; i++)); do
+		refs+=,$(kcat -b "$ingest_broker" -C -q -t "$1" -p "$i" -o -1 -c 1 -f '%k\n' | sed -n 's/.*"ref" : "\([^"]*\)".*/\1/p')
+	done
+	echo "{${refs#,}}"
+}
+
+# ms from the first to the last row that Debezium's sink writes of a topic into the table of that name. Each time a
+# new one, and it reads the topic from its start.
+sink_ms() { # topic refs
+	local timer group=sink.$RANDOM.$SECONDS
+	sql -c "CALL bench.time_rows('$1', '$2')" >"$work/sink.ms" & timer=$!
+	peer_start "$work/$group" "$ingest_broker" "$1" "jdbc:postgresql://127.0.0.1:$PGPORT/bench" bench \
+		consumer.override.group.id=$group || { kill $timer; wait $timer; return 1; }
+	wait $timer || { tail -n 20 "$work/$group/server.log" >&2; peer_stop "$work/$group"; return 1; }
+	peer_stop "$work/$group"
+	cat "$work/sink.ms"
+}
+
+sink_table() { # name
+	sql -c "DROP TABLE IF EXISTS $1" -c "CREATE TABLE $1 (ref text PRIMARY KEY, guest_ref text, status text, total numeric, modified_at timestamptz)" \
+		-c "CREATE INDEX ON $1 (guest_ref)" -c CHECKPOINT
+}
+
+# P2: the same as P1 against the JDBC sink of Debezium, which upserts into a plain table with a
+# primary key and an index. It reads records with their schema inside; ours are read
+# without and with it. Its time goes from its first row to its last, since it takes seconds to start, ours from the
+# commit that starts it. What both do with records that come in no order is counted, not timed.
+measure_P2() {
+	local i n what columns="ref, guest_ref, status, total, modified_at" refs wrong
+	n=$(rows_of 0.2)
+	what="$n JSON records, Kafka -> visible"
+	need_broker && peer_cache >"$work/peer" || return 1
+	sql -c "CALL bench.make_records($n)" -c "COPY (SELECT ref, $payload FROM ingest.record r) TO '$work/p2.plain'" \
+		-c "COPY (SELECT $wrapped FROM ingest.record r) TO '$work/p2.wrapped'" || return 1
+	make_topic p2 4 && fill_topic p2 "$work/p2.plain" && make_topic p2w 4 && fill_topic p2w "$work/p2.wrapped" || return 1
+	refs=$(last_refs p2w 4)
+	: >"$work/a" && : >"$work/b" && : >"$work/c"
+	for ((i = 0; i < ROUNDS; i++)); do
+		make_orders ingest.orders p2 && sql -c CHECKPOINT && ms_to_read ingest.orders "$n" >>"$work/a" || return 1
+		[ "$i" -gt 0 ] || same P2 "$what" "SELECT $columns FROM ingest.orders" "SELECT $columns FROM ingest.record" || return 0
+		drop_orders ingest.orders && sink_table p2w && sink_ms p2w "$refs" >>"$work/b" || return 1
+		# its numbers come as double precision
+		same P2 "$what, the sink's" "SELECT ${columns/total/trim_scale(total)} FROM p2w" \
+			"SELECT ${columns/total/trim_scale(total)} FROM ingest.record" || return 0
+		make_orders ingest.wrapped p2w "$unwrap" && sql -c CHECKPOINT && ms_to_read ingest.wrapped "$n" >>"$work/c" || return 1
+		[ "$i" -gt 0 ] || same P2 "$what" "SELECT $columns FROM ingest.wrapped" "SELECT $columns FROM ingest.record" || return 0
+		drop_orders ingest.wrapped || return 1
+	done
+	book P2 "$what (beside: Debezium's JDBC sink, schema inside)" "$work/a" "$work/b" ">= 4"
+	book P2 "$what, schema inside for both" "$work/c" "$work/b" ">= 4"
+
+	# two versions of each key, in no order, and one record more
+	sql <<-EOF || return 1
+		CREATE TABLE ingest.shuffled AS
+		SELECT ref, guest_ref, status, total, modified_at + v * interval '1 minute' AS modified_at
+		FROM (SELECT * FROM ingest.record LIMIT 10000) r, generate_series(0, 1) v
+		ORDER BY md5(ref || v);
+		INSERT INTO ingest.shuffled SELECT 'o-end', guest_ref, status, total, modified_at FROM ingest.record LIMIT 1;
+		COPY (SELECT $wrapped FROM ingest.shuffled r) TO '$work/p2.shuffled';
+		CREATE VIEW ingest.newest AS SELECT DISTINCT ON (ref) * FROM ingest.shuffled ORDER BY ref, modified_at DESC;
+	EOF
+	make_topic p2s 1 && fill_topic p2s "$work/p2.shuffled" && sink_table p2s && sink_ms p2s '{o-end}' >"$work/shuffled.ms" &&
+		make_orders ingest.wrapped p2s "$unwrap" && ms_to_read ingest.wrapped "$(sql -c 'SELECT count(*) FROM ingest.shuffled')" >"$work/shuffled.ms" || return 1
+	wrong="SELECT count(*) FROM ingest.newest n LEFT JOIN NAME x USING (ref) WHERE x.modified_at IS DISTINCT FROM n.modified_at"
+	i=$(sql -c "${wrong/NAME/ingest.wrapped}")
+	book_count P2 "of $(sql -c 'SELECT count(*) FROM ingest.newest') keys show an older record than the newest, shuffled input" "$i" "$(sql -c "${wrong/NAME/p2s}")" \
+		"0" "$([ "$i" = 0 ] && echo pass || echo fail)"
+	drop_orders ingest.wrapped
 }
 
 # kB of memory that a process has for itself: without the server's shared buffers, which a worker maps, and without programs.

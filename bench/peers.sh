@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench/peers.sh: what people load Kafka into PostgreSQL with instead, to measure against:
 # the JDBC sink of Debezium, in Kafka Connect's process for one machine. To be run, or
-# sourced for peer_VERB. No part of `make check`.
+# sourced for peer_VERB, as bench/run does for P2. No part of `make check`.
 #
 #   peers.sh cache               fetch it unless it is there (57 MB); print its directory
 #   peers.sh start DIR BOOTSTRAP TOPIC URL USER [NAME=VALUE...]
