@@ -409,7 +409,7 @@ measure_P10() {
 
 # Starts the server on the files of the crash; ms until a query answers this.
 p12_start() { # options query answer
-	rm -rf "$work/data" && cp -a "$work/crashed" "$work/data" || return 1
+	rm -rf "$work/data" && cp -a "$work/crashed" "$work/data" && sync -f "$work/data" || return 1
 	p12_began=$(date +%s%N)
 	"${as_user[@]}" "$pgbin/pg_ctl" -D "$work/data" -W -s -l "$work/server.log" -o "-k $work/sock $1" start || return 1
 	p12_until "$2" "$3"
