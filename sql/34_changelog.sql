@@ -207,6 +207,11 @@ CREATE FUNCTION guest_context.wait_for(entity regclass, topic text, partition in
 COMMENT ON FUNCTION guest_context.wait_for(regclass, text, integer, bigint, interval)
 	IS 'waits until the record of this offset can be read; false when the timeout is over';
 
+CREATE FUNCTION guest_context.wait_for_head(entity regclass, timeout interval DEFAULT '30 s') RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_wait_for_head';
+COMMENT ON FUNCTION guest_context.wait_for_head(regclass, interval)
+	IS 'waits until all can be read that is in the topics of the entity''s changelogs now; false when the timeout is over';
+
 -- One row per changelog and partition: the newest row of the ledger. Found by the primary key
 -- from partition to partition, so it does not matter how many rows there are.
 CREATE VIEW guest_context._position AS

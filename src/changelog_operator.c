@@ -19,6 +19,7 @@
 #include "changelog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "freshness.h"
 #include "launcher.h"
 #include "tree.h"
 
@@ -192,6 +193,7 @@ write_loss(const GcChangelog *changelog, const int64 *lost, int npartitions, con
 				   TEXTOID, CStringGetTextDatum(psprintf("SELECT guest_context.accept_data_loss(%s, %lld, 'reason');",
 														 quote_literal_cstr(changelog->name), (long long) lost[0])),
 				   OIDOID, ObjectIdGetDatum(MyDatabaseId));
+	gc_freshness_changed(changelog->entity);
 }
 
 char *

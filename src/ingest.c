@@ -52,6 +52,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "freshness.h"
 #include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
@@ -293,6 +294,18 @@ apply_all(long until)
 	return until;
 }
 
+/* Those who wait for what is read here look again: who changed it may have said so to nobody. */
+static void
+say_changed(void)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, gc_work.topics)
+		foreach(lc2, ((GcTopic *) lfirst(lc))->ingests)
+			gc_freshness_changed(((GcIngest *) lfirst(lc2))->changelog->entity);
+}
+
 /* Looks at what changes without the reader; ends the process when there is nothing to do. */
 static void
 look_around(void)
@@ -311,7 +324,10 @@ look_around(void)
 		proc_exit(0);
 	text = gc_ingest_catalogue();
 	if (gc_work.loaded == NULL || strcmp(text, gc_work.loaded) != 0)
+	{
 		gc_work.reload = true;
+		say_changed();
+	}
 	gc_ingest_commit();
 }
 

@@ -37,6 +37,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "freshness.h"
 #include "guest_context.h"
 #include "ingest.h"
 #include "tree.h"
@@ -245,6 +246,7 @@ gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset)
 				   " WHERE s.changelog_id OPERATOR(pg_catalog.=) $1 AND NOT s.paused AND NOT s.halted FOR SHARE", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum(changelog->generation),
 				   INT4OID, Int32GetDatum(partition), INT8OID, Int64GetDatum(offset));
+	gc_freshness_changed(changelog->entity);
 }
 
 /* Moves the partition on; false when somebody else has. */
@@ -283,6 +285,7 @@ advance(Batch *batch, int partition, int64 to_offset, GcAnchor anchor)
 	moved = SPI_processed == 1;
 	SPI_finish();
 	batch->booked = true;
+	gc_freshness_changed(changelog->entity);
 	return moved;
 }
 
@@ -675,6 +678,7 @@ gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, con
 		hint = psprintf("SELECT guest_context.resume(%s);", name);
 	gc_ingest_begin();
 	gc_changelog_note(ingest->changelog->changelog_id, kind, partition, offset, reason, hint);
+	gc_freshness_changed(ingest->changelog->entity);
 	gc_ingest_commit();
 	say_halt(ingest, partition, offset, reason);
 }
