@@ -51,7 +51,7 @@ CREATE TABLE guest_context._changelog_state
 	reason			text,
 	hint			text,
 	kind			text,				-- of a halt: what may end it
-	lost			bigint[],			-- offsets that are gone: partition, first, first that is there; ...
+	lost			bigint[],			-- offsets that are gone: partition, first, first that is there, that one's time; ...
 	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE guest_context._changelog_state IS 'whether changelogs run in this database, and why not';

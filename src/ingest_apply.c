@@ -687,14 +687,14 @@ void
 gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost)
 {
 	GcChangelog *changelog = ingest->changelog;
-	Datum	   *numbers = palloc(sizeof(Datum) * nlost * 3);
+	Datum	   *numbers = palloc(sizeof(Datum) * nlost * GC_LOST_NUMBERS);
 	char	   *reason;
 
-	for (int i = 0; i < nlost * 3; i++)
+	for (int i = 0; i < nlost * GC_LOST_NUMBERS; i++)
 		numbers[i] = Int64GetDatum(lost[i]);
 	gc_ingest_begin();
 	reason = gc_changelog_note_lost(changelog,
-									construct_array(numbers, nlost * 3, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+									construct_array(numbers, nlost * GC_LOST_NUMBERS, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	reason = MemoryContextStrdup(gc_work.turn_context, reason);
 	gc_ingest_commit();
 	say_halt(ingest, lost[0], lost[1], reason);

@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "dataset.h"
 #include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
@@ -254,6 +255,34 @@ read_positions(GcIngest *ingest, Position *positions, const int64 *lows)
 	return known;
 }
 
+/* A time of an answer. */
+static int64
+parse_time(const char *text)
+{
+	if (text == NULL)
+		return GC_NO_TIMESTAMP;
+	return DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid),
+												   Int32GetDatum(-1))) + GC_UNIX_EPOCH_US;
+}
+
+/*
+ * The time of the first record from an offset on; GC_NO_TIMESTAMP when there is none, or it cannot be read now: what
+ * depends on it must not wait for that.
+ */
+static int64
+first_time(const GcIngest *ingest, int partition, int64 offset)
+{
+	GcFrame		answer;
+	char	   *problem;
+
+	if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, offset, &answer, &problem) ||
+		gc_frame_get_u32(&answer) < 1)
+		return GC_NO_TIMESTAMP;
+	(void) gc_frame_get_u32(&answer);
+	(void) gc_frame_string(&answer);
+	return parse_time(gc_frame_string(&answer));
+}
+
 /*
  * Anchors
  */
@@ -273,7 +302,7 @@ gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven)
 	int64		offset;
 	char	   *time;
 	char	   *crc;
-	int64		time_us = GC_NO_TIMESTAMP;
+	int64		time_us;
 
 	*proven = false;
 	(void) gc_frame_get_u32(answer);
@@ -284,9 +313,7 @@ gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven)
 	crc = gc_frame_string(answer);
 	if (answer->bad || crc == NULL || offset != anchor->offset)
 		return false;			/* compaction or retention took it */
-	if (time != NULL)
-		time_us = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(time), ObjectIdGetDatum(InvalidOid),
-														  Int32GetDatum(-1))) + GC_UNIX_EPOCH_US;
+	time_us = parse_time(time);
 
 	/* a time that no text can have is none in the answer */
 	*proven = (uint32) gc_string_number(crc) == anchor->crc && (time == NULL || time_us == anchor->time_us);
@@ -327,10 +354,33 @@ check_anchors(GcIngest *ingest, int partition, const Position *position, char **
  * Places
  */
 
-/* A partition that the changelog has no position in; false when it cannot be told now. */
+/* Has the changelog all that was in front of this offset, from before it was sought elsewhere? */
+static bool
+has_read(const GcIngest *ingest, int partition, int64 offset)
+{
+	int64		read;
+
+	if (offset == 0)
+		return true;
+	gc_ingest_begin();
+	read = gc_catalog_run_bigint(SPI_OK_SELECT,
+								 "SELECT pg_catalog.max(to_offset) FROM guest_context._ledger"
+								 " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2", 2,
+								 INT4OID, Int32GetDatum(ingest->changelog->changelog_id), INT4OID, Int32GetDatum(partition));
+	gc_ingest_commit();
+	return offset <= read;
+}
+
+/*
+ * A partition that the changelog has no position in; false when it cannot be told now. Where there were records in front
+ * of it, the entity is covered only since its first one.
+ */
 static bool
 begin_partition(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, int64 *offset, char **problem)
 {
+	bool		complete;
+	int64		since;
+
 	*offset = start_of(ingest, partition, low, high, is_new, problem);
 	if (*offset < 0)
 		return false;
@@ -345,7 +395,11 @@ begin_partition(GcIngest *ingest, int partition, int64 low, int64 high, bool is_
 	}
 	if (is_new)
 		*offset = 0;			/* what it does not have any more is lost */
+	complete = has_read(ingest, partition, *offset);
+	since = complete ? 0 : first_time(ingest, partition, *offset);
 	gc_ingest_begin();
+	if (!complete)
+		gc_coverage_raise(ingest->changelog->entity, since == GC_NO_TIMESTAMP ? DT_NOEND : since - GC_UNIX_EPOCH_US);
 	gc_ledger_begin(ingest->changelog, partition, *offset);
 	gc_ingest_commit();
 	return true;
@@ -357,7 +411,7 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 {
 	GcTopic    *topic = ingest->topic;
 	Position   *positions = palloc0(sizeof(Position) * topic->npartitions);
-	int64	   *lost = palloc(sizeof(int64) * 3 * topic->npartitions);
+	int64	   *lost = palloc(sizeof(int64) * GC_LOST_NUMBERS * topic->npartitions);
 	int			nlost = 0;
 	int			known;
 
@@ -392,9 +446,12 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 			return false;
 		if (position->offset < lows[i])
 		{
-			lost[3 * nlost] = i;
-			lost[3 * nlost + 1] = position->offset;
-			lost[3 * nlost++ + 2] = lows[i];
+			int64	   *of = &lost[GC_LOST_NUMBERS * nlost++];
+
+			of[0] = i;
+			of[1] = position->offset;
+			of[2] = lows[i];
+			of[3] = first_time(ingest, i, lows[i]);
 		}
 		progress->committed = progress->reached = position->offset;
 		progress->anchor = progress->committed_anchor = position->anchors[0];
@@ -561,9 +618,12 @@ gc_ingest_load(void)
 	foreach(lc, gc_work.topics)
 	{
 		GcTopic    *topic = lfirst(lc);
+		ListCell   *lc2;
 
 		if (topic->npartitions == 0)
 			continue;
+		foreach(lc2, topic->ingests)
+			gc_work.reload |= ((GcIngest *) lfirst(lc2))->stopped;	/* it may run again before anybody looks */
 		subscribe(topic);
 		for (int i = 0; i < topic->npartitions; i++)
 			if (needed_from(topic, i) >= 0)
