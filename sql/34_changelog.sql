@@ -52,6 +52,7 @@ CREATE TABLE guest_context._changelog_state
 	hint			text,
 	kind			text,				-- of a halt: what may end it
 	lost			bigint[],			-- offsets that are gone: partition, first, first that is there, that one's time; ...
+	deletes_unproven_since timestamptz,	-- tombstones since then may have been compacted away before they were read
 	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE guest_context._changelog_state IS 'whether changelogs run in this database, and why not';
@@ -252,7 +253,10 @@ SELECT c.name AS changelog,
             WHEN s.halted OR s.waiting THEN pg_catalog.concat_ws(' ', s.reason,
                  CASE WHEN s.partition IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END,
                  s.hint)
-            WHEN p.partitions IS NULL THEN 'has not been read yet' END AS message
+            WHEN p.partitions IS NULL THEN 'has not been read yet'
+            WHEN s.deletes_unproven_since IS NOT NULL
+            THEN pg_catalog.format('deletes unproven since %s: load a new dataset', pg_catalog.date_trunc('second', s.deletes_unproven_since))
+       END AS message
 FROM guest_context._changelog c
 JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
 JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()

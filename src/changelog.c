@@ -206,6 +206,16 @@ gc_changelog_note(int32 changelog_id, GcHalt halt, int32 partition, int64 offset
 	SPI_finish();
 }
 
+void
+gc_changelog_note_deletes(const GcChangelog *changelog, TimestampTz since)
+{
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._changelog_state SET deletes_unproven_since = least(deletes_unproven_since, $3)"
+				   " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2", 3,
+				   INT4OID, Int32GetDatum(changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
+				   TIMESTAMPTZOID, TimestampTzGetDatum(since));
+}
+
 /*
  * Where to start
  */

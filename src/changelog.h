@@ -64,6 +64,12 @@ extern void gc_changelog_note(int32 changelog_id, GcHalt halt, int32 partition, 
  */
 extern char *gc_changelog_note_lost(const GcChangelog *changelog, ArrayType *lost);
 
+/*
+ * Notes that deletes since then may not have been read, for the status; a snapshot that is activated takes it back. In a
+ * transaction.
+ */
+extern void gc_changelog_note_deletes(const GcChangelog *changelog, TimestampTz since);
+
 /* For the verbs: the changelog that argument 0 names, which its owner alone may change. */
 extern GcChangelog *gc_changelog_argument(FunctionCallInfo fcinfo);
 

@@ -157,6 +157,16 @@ switch_to(const GcDataset *dataset, int32 active, const char *verb, const char *
 				   " WHERE e.root_id OPERATOR(pg_catalog.=) $2 AND w.entity_id OPERATOR(pg_catalog.=) e.entity_id", 2,
 				   INT4OID, Int32GetDatum(dataset->dataset_id), INT4OID, Int32GetDatum(root->entity_id));
 
+	/* it has come through gc_coverage_check: it knows what was deleted until then */
+	if (!dataset->built)
+		gc_catalog_run(SPI_OK_UPDATE,
+					   "UPDATE guest_context._changelog_state s SET deletes_unproven_since = NULL"
+					   " FROM guest_context._changelog c"
+					   " JOIN guest_context._dataset_entity m ON m.entity_id OPERATOR(pg_catalog.=) c.entity_id"
+					   " WHERE m.dataset_id OPERATOR(pg_catalog.=) $1 AND s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+					   " AND s.deletes_unproven_since IS NOT NULL", 1,
+					   INT4OID, Int32GetDatum(dataset->dataset_id));
+
 	/* cached plans know the leaves of the dataset before */
 	foreach(lc, gc_entity_tree(root->entity_id))
 		CacheInvalidateRelcacheByRelid(((GcEntity *) lfirst(lc))->versions);

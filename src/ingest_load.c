@@ -194,6 +194,7 @@ start_of(GcIngest *ingest, int partition, int64 low, int64 high, bool is_new, ch
 typedef struct Position
 {
 	int64		offset;			/* -1 = nothing */
+	TimestampTz at;				/* when it came so far */
 	GcAnchor	anchors[2];		/* the newest, and the oldest that is kept */
 } Position;
 
@@ -228,7 +229,7 @@ read_positions(GcIngest *ingest, Position *positions, const int64 *lows)
 	values[1] = PointerGetDatum(construct_array(numbers, npartitions, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	SPI_connect();
 	gc_catalog_execute("SELECT p.partition, p.to_offset, p.anchor_offset, p.anchor_time, p.anchor_crc,"
-					   " o.anchor_offset, o.anchor_time, o.anchor_crc"
+					   " o.anchor_offset, o.anchor_time, o.anchor_crc, p.at"
 					   " FROM guest_context._position p"
 					   " LEFT JOIN LATERAL (SELECT l.* FROM guest_context._ledger l"
 					   "  WHERE l.changelog_id OPERATOR(pg_catalog.=) p.changelog_id AND l.generation OPERATOR(pg_catalog.=) p.generation"
@@ -250,6 +251,7 @@ read_positions(GcIngest *ingest, Position *positions, const int64 *lows)
 		positions[partition].offset = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
 		positions[partition].anchors[0] = read_anchor(row, desc, 3);
 		positions[partition].anchors[1] = read_anchor(row, desc, 6);
+		positions[partition].at = DatumGetTimestampTz(SPI_getbinval(row, desc, 9, &isnull));
 	}
 	SPI_finish();
 	return known;
@@ -266,21 +268,30 @@ parse_time(const char *text)
 }
 
 /*
- * The time of the first record from an offset on; GC_NO_TIMESTAMP when there is none, or it cannot be read now: what
- * depends on it must not wait for that.
+ * The time of the first record from an offset on, and its own offset; GC_NO_TIMESTAMP when there is none, or it cannot
+ * be read now: what depends on it must not wait for that.
  */
 static int64
-first_time(const GcIngest *ingest, int partition, int64 offset)
+first_record(const GcIngest *ingest, int partition, int64 from, int64 *offset)
 {
 	GcFrame		answer;
 	char	   *problem;
 
-	if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, offset, &answer, &problem) ||
+	*offset = -1;
+	if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, from, &answer, &problem) ||
 		gc_frame_get_u32(&answer) < 1)
 		return GC_NO_TIMESTAMP;
 	(void) gc_frame_get_u32(&answer);
-	(void) gc_frame_string(&answer);
+	*offset = gc_string_number(gc_frame_string(&answer));
 	return parse_time(gc_frame_string(&answer));
+}
+
+static int64
+first_time(const GcIngest *ingest, int partition, int64 from)
+{
+	int64		offset;
+
+	return first_record(ingest, partition, from, &offset);
 }
 
 /*
@@ -405,6 +416,59 @@ begin_partition(GcIngest *ingest, int partition, int64 low, int64 high, bool is_
 	return true;
 }
 
+/* How long tombstones of the topic are kept, in microseconds; -1: for ever, or nobody says. */
+static int64
+deletes_kept(const GcIngest *ingest)
+{
+	GcFrame		answer;
+	char	   *problem;
+	int64		ms;
+
+	if (!gc_ingest_ask(GC_QUERY_DELETES, ingest->topic->name, -1, 0, &answer, &problem) ||
+		gc_frame_get_u32(&answer) < 1)
+		return -1;
+	(void) gc_frame_get_u32(&answer);
+	ms = gc_string_number(gc_frame_string(&answer));
+	return ms > PG_INT64_MAX / 1000 ? -1 : ms * 1000;
+}
+
+/*
+ * Compaction takes tombstones away some time after they came. Who has not read for longer may never learn of some
+ * deletes. What is next tells otherwise when it has come since.
+ */
+static void
+check_deletes(GcIngest *ingest, const Position *positions, const int64 *highs)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz since = DT_NOEND;
+	int64		kept = -2;		/* not asked for */
+
+	for (int i = 0; i < ingest->topic->npartitions; i++)
+	{
+		const Position *position = &positions[i];
+		int64		offset;
+		int64		time_us;
+
+		if (position->at == 0 || position->offset >= highs[i])
+			continue;			/* it begins now, or nothing has come */
+		if (kept == -2)
+			kept = deletes_kept(ingest);
+		if (kept < 0 || position->at >= now - kept)
+			continue;
+		time_us = first_record(ingest, i, position->offset, &offset);
+		if (offset != position->offset || time_us == GC_NO_TIMESTAMP || time_us - GC_UNIX_EPOCH_US < now - kept)
+			since = Min(since, position->at);
+	}
+	if (since == DT_NOEND)
+		return;
+	gc_ingest_begin();
+	gc_changelog_note_deletes(ingest->changelog, since);
+	gc_coverage_raise(ingest->changelog->entity, now - kept);
+	gc_ingest_commit();
+	ereport(LOG,
+			(errmsg("changelog \"%s\" may have missed deletes since %s", ingest->changelog->name, timestamptz_to_str(since))));
+}
+
 /* Finds out where a changelog goes on; false when it cannot be told now. Halts it where it may not. */
 static bool
 place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **problem)
@@ -458,6 +522,8 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	}
 	if (nlost > 0 && !ingest->stopped)
 		gc_ingest_halt_lost(ingest, lost, nlost);
+	if (!ingest->stopped)
+		check_deletes(ingest, positions, highs);
 	return true;
 }
 

@@ -1,4 +1,4 @@
-# B3, B4, F4, G5: what never came, because a changelog began behind it, because it was lost upstream, or because its topic
+# B3, B4, B11, F4, G5: what never came, because a changelog began behind it, because it was lost upstream, or because its topic
 # was replaced: no snapshot is activated, and none rolled back to, that would need it.
 use strict;
 use warnings;
@@ -203,6 +203,48 @@ app(q{DO $$ BEGIN
 	END $$});
 becomes(q{SELECT string_agg(next_offset::text, ',') FROM guest_context.offsets('shop.loss')}, '20,5', 'what is accepted in the moment of the halt goes on too');
 is(since('loss'), '2024-03-24 15:00:00', 'and has raised it');
+
+# --- deletes that were compacted away before they were read
+
+sub message { my ($changelog) = @_; return "SELECT state || ' ' || coalesce(message, '') FROM guest_context.status WHERE changelog = '$changelog'" }
+my %compact = ('cleanup.policy' => 'compact', 'segment.ms' => 100, 'min.cleanable.dirty.ratio' => 0.001, 'max.compaction.lag.ms' => 100);
+$kafka->create_topic('ghosts', config => { %compact, 'delete.retention.ms' => 1000 });
+$kafka->create_topic('kept', config => { 'cleanup.policy' => 'compact' });
+for my $topic (qw(ghosts kept))
+{
+	$kafka->produce($topic, [ [ 'r0', payload(0) ], [ 'r1', payload(1) ] ]);
+	reads($topic, 'events', $topic);
+	next_is($topic, 2);
+	app("SELECT guest_context.pause('$topic')");
+	$kafka->produce($topic, [ [ 'r0', undef ] ]);
+}
+my $until = time + 120;
+my $left = 1;
+while ($left && time < $until)
+{
+	sleep 1;
+	$kafka->produce('ghosts', [ [ 'r2', payload(2) ] ]);
+	$left = grep { !defined $_->{value} } $kafka->consume('ghosts');
+}
+is($left, 0, 'the tombstone of a topic that is not read is compacted away');
+app(q{SELECT guest_context.resume('ghosts'), guest_context.resume('kept')});
+happens(message('ghosts'), qr/^running deletes unproven since 2\d\d\d-.*: load a new dataset$/, 'which is told when it is read again');
+becomes(q{SELECT string_agg(ref, ',' ORDER BY ref) FROM shop.ghosts}, 'r0,r1,r2', 'for what was deleted is there');
+is(sql(q{SELECT covered_since > now() - interval '10 min' FROM guest_context.entity WHERE entity = 'shop.ghosts'::regclass}), 't', 'an older snapshot would not know of it either');
+next_is('kept', 3);
+is(sql(message('kept')), 'running ', 'where tombstones are kept for longer nothing is missing');
+is(since('kept'), '-infinity', 'and every snapshot is covered');
+is(sql(q{SELECT string_agg(ref, ',') FROM shop.kept}), 'r1', 'the delete has come');
+app(q{SELECT guest_context.pause('ghosts'), guest_context.resume('ghosts')});
+app(q{SELECT guest_context.build_dataset('shop.ghosts', activate => true)});
+becomes(q{SELECT state || coalesce(message, '') FROM guest_context.dataset WHERE root = 'shop.ghosts'::regclass}, 'active', 'a dataset that is built from the truth');
+like(sql(message('ghosts')), qr/deletes unproven/, 'does not know, nor does stopping it help');
+my $snapshot = app(q{SELECT guest_context.create_dataset('shop.ghosts', now())});
+app(qq{SELECT guest_context.load_dataset($snapshot, 'shop.ghosts', \$\$SELECT 'r1' AS ref, 1 AS n, timestamptz '2024-03-24T01:00:00Z' AS modified_at\$\$);
+	SELECT guest_context.seal_dataset($snapshot); SELECT count(*) FROM guest_context.verify_dataset($snapshot);
+	SELECT guest_context.activate_dataset($snapshot, force => true)});
+becomes(message('ghosts'), 'running ', 'a snapshot does');
+is(sql(q{SELECT string_agg(ref, ',' ORDER BY ref) FROM shop.ghosts}), 'r1', 'and it is gone');
 
 # --- it travels in a dump
 
