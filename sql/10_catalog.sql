@@ -43,6 +43,7 @@ CREATE TABLE guest_context._window
 	floor				timestamptz NOT NULL DEFAULT '-infinity',	-- lowest window start of all datasets not dropped
 	leaves_until		timestamptz NOT NULL DEFAULT '-infinity',	-- upper bound of the newest speed leaf
 	dropped_before		timestamptz NOT NULL DEFAULT '-infinity',	-- speed leaves below are gone, or going: no new window may need them
+	covered_since		timestamptz NOT NULL DEFAULT '-infinity',	-- records from before may never have come: no new window may need them
 	gone_before			timestamptz NOT NULL DEFAULT '-infinity'	-- those below are gone, or being detached: no old snapshot may read them
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE guest_context._window IS 'one row per entity: active dataset, window and what storage covers';

@@ -52,7 +52,8 @@ CREATE TABLE guest_context._changelog_state
 	hint			text,
 	kind			text,				-- of a halt: what may end it
 	worker			integer,			-- whose wait or halt it is, where there are several
-	lost			bigint[],			-- offsets that are gone: partition, first, first that is there; ...
+	lost			bigint[],			-- offsets that are gone: partition, first, first that is there, that one's time; ...
+	deletes_unproven_since timestamptz,	-- tombstones since then may have been compacted away before they were read
 	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE guest_context._changelog_state IS 'whether changelogs run in this database, and why not';
@@ -208,6 +209,11 @@ CREATE FUNCTION guest_context.wait_for(entity regclass, topic text, partition in
 COMMENT ON FUNCTION guest_context.wait_for(regclass, text, integer, bigint, interval)
 	IS 'waits until the record of this offset can be read; false when the timeout is over';
 
+CREATE FUNCTION guest_context.wait_for_head(entity regclass, timeout interval DEFAULT '30 s') RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_wait_for_head';
+COMMENT ON FUNCTION guest_context.wait_for_head(regclass, interval)
+	IS 'waits until all can be read that is in the topics of the entity''s changelogs now; false when the timeout is over';
+
 -- One row per changelog and partition: the newest row of the ledger. Found by the primary key
 -- from partition to partition, so it does not matter how many rows there are.
 CREATE VIEW guest_context._position AS
@@ -248,7 +254,10 @@ SELECT c.name AS changelog,
             WHEN s.halted OR s.waiting THEN pg_catalog.concat_ws(' ', s.reason,
                  CASE WHEN s.partition IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END,
                  s.hint)
-            WHEN p.partitions IS NULL THEN 'has not been read yet' END AS message
+            WHEN p.partitions IS NULL THEN 'has not been read yet'
+            WHEN s.deletes_unproven_since IS NOT NULL
+            THEN pg_catalog.format('deletes unproven since %s: load a new dataset', pg_catalog.date_trunc('second', s.deletes_unproven_since))
+       END AS message
 FROM guest_context._changelog c
 JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
 JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()

@@ -29,6 +29,7 @@
 #include "changelog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "freshness.h"
 #include "guest_context.h"
 #include "launcher.h"
 #include "rows.h"
@@ -190,6 +191,16 @@ gc_changelog_note(int32 changelog_id, int worker, GcHalt halt, int32 partition, 
 	written = SPI_processed > 0;
 	SPI_finish();
 	return written;
+}
+
+void
+gc_changelog_note_deletes(const GcChangelog *changelog, TimestampTz since)
+{
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._changelog_state SET deletes_unproven_since = least(deletes_unproven_since, $3)"
+				   " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $2", 3,
+				   INT4OID, Int32GetDatum(changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
+				   TIMESTAMPTZOID, TimestampTzGetDatum(since));
 }
 
 /*
@@ -517,6 +528,7 @@ gc_drop_changelog(PG_FUNCTION_ARGS)
 		gc_catalog_run(SPI_OK_DELETE,
 					   psprintf("DELETE FROM guest_context.%s WHERE changelog_id OPERATOR(pg_catalog.=) $1", tables[i]), 1,
 					   INT4OID, Int32GetDatum(changelog->changelog_id));
+	gc_freshness_changed(changelog->entity);
 	gc_leave(guc_level);
 	PG_RETURN_VOID();
 }
@@ -533,6 +545,7 @@ gc_changelog_set_state(const GcChangelog *changelog, bool paused)
 				   " reason = excluded.reason, hint = NULL, since = pg_catalog.clock_timestamp()", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
 				   BOOLOID, BoolGetDatum(paused), TEXTOID, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
+	gc_freshness_changed(changelog->entity);
 }
 
 /* pause(changelog) */

@@ -58,11 +58,19 @@ typedef enum GcHalt
 extern bool gc_changelog_note(int32 changelog_id, int worker, GcHalt halt, int32 partition, int64 offset,
 							  const char *reason, const char *hint);
 
+/* Of offsets that are gone: partition, the first one, the first one that is there, and its time or GC_NO_TIMESTAMP. */
+#define GC_LOST_NUMBERS		4
+
 /*
- * Halts it because offsets are gone: lost has, for each partition, its number, the first offset that is gone and the
- * first one that is there. Returns the reason, in the current context. In a transaction.
+ * Halts it because offsets are gone: lost has GC_LOST_NUMBERS for each partition. Returns the reason, in the current context. In a transaction.
  */
 extern char *gc_changelog_note_lost(const GcChangelog *changelog, ArrayType *lost);
+
+/*
+ * Notes that deletes since then may not have been read, for the status; a snapshot that is activated takes it back. In a
+ * transaction.
+ */
+extern void gc_changelog_note_deletes(const GcChangelog *changelog, TimestampTz since);
 
 /* For the verbs: the changelog that argument 0 names, which its owner alone may change. */
 extern GcChangelog *gc_changelog_argument(FunctionCallInfo fcinfo);

@@ -5,7 +5,8 @@
  * They give records up, so they are for people, never for the worker; each leaves a row in the audit, and the
  * offsets that were not read a row in guest_context._gap: every offset below a position is a row, a dead
  * letter, or such a gap. The position moves by a row of the ledger as a batch would move it, so a
- * worker that still runs with the old one loses its next compare-and-set.
+ * worker that still runs with the old one loses its next compare-and-set. What is lost upstream also raises the time since
+ * which the entity is covered, so that no dataset is activated that would need it.
  */
 #include "postgres.h"
 
@@ -19,7 +20,9 @@
 #include "changelog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "freshness.h"
 #include "launcher.h"
+#include "rows.h"
 #include "tree.h"
 
 PG_FUNCTION_INFO_V1(gc_skip);
@@ -33,7 +36,7 @@ typedef struct State
 	bool		halted;
 	char	   *kind;			/* "" = none */
 	int			nlost;
-	int64	   *lost;			/* triples: partition, first, first that is there */
+	int64	   *lost;			/* GC_LOST_NUMBERS for each partition */
 } State;
 
 static int64 *
@@ -187,11 +190,12 @@ write_loss(const GcChangelog *changelog, const int64 *lost, int npartitions, con
 				   " record_offset = $3, lost = $4, reason = $5, hint = $6, since = pg_catalog.clock_timestamp()"
 				   " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND database OPERATOR(pg_catalog.=) $7 AND NOT paused", 7,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum((int32) lost[0]),
-				   INT8OID, Int64GetDatum(lost[1]), INT8ARRAYOID, PointerGetDatum(numbers_array(lost, npartitions * 3)),
+				   INT8OID, Int64GetDatum(lost[1]), INT8ARRAYOID, PointerGetDatum(numbers_array(lost, npartitions * GC_LOST_NUMBERS)),
 				   TEXTOID, CStringGetTextDatum(reason),
 				   TEXTOID, CStringGetTextDatum(psprintf("SELECT guest_context.accept_data_loss(%s, %lld, 'reason');",
 														 quote_literal_cstr(changelog->name), (long long) lost[0])),
 				   OIDOID, ObjectIdGetDatum(MyDatabaseId));
+	gc_freshness_changed(changelog->entity);
 }
 
 char *
@@ -199,11 +203,11 @@ gc_changelog_note_lost(const GcChangelog *changelog, ArrayType *array)
 {
 	int			count;
 	int64	   *lost = array_numbers(array, &count);
-	char	   *reason = loss_text(lost, count / 3);
+	char	   *reason = loss_text(lost, count / GC_LOST_NUMBERS);
 	State		state = lock_state(changelog);
 
 	if (!state.paused && !state.halted)
-		write_loss(changelog, lost, count / 3, reason);
+		write_loss(changelog, lost, count / GC_LOST_NUMBERS, reason);
 	return reason;
 }
 
@@ -250,18 +254,22 @@ gc_accept_data_loss(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("changelog \"%s\" has not halted because of lost data", changelog->name),
 				 errhint("SELECT * FROM guest_context.status;")));
-	for (int i = 0; i < state.nlost; i += 3)
+	for (int i = 0; i < state.nlost; i += GC_LOST_NUMBERS)
 	{
 		int64	   *lost = &state.lost[i];
 
 		if (!PG_ARGISNULL(1) && lost[0] != PG_GETARG_INT32(1))
 		{
-			memmove(&state.lost[3 * left++], lost, sizeof(int64) * 3);
+			memmove(&state.lost[GC_LOST_NUMBERS * left++], lost, sizeof(int64) * GC_LOST_NUMBERS);
 			continue;
 		}
 		found = true;
 		if (position_of(changelog, (int32) lost[0]) == lost[1])
+		{
 			leave_out(changelog, "accept_data_loss", (int32) lost[0], lost[1], lost[2], reason_argument(fcinfo, 2));
+			/* what is gone is older than what is there */
+			gc_coverage_raise(changelog->entity, lost[3] == GC_NO_TIMESTAMP ? DT_NOEND : lost[3] - GC_UNIX_EPOCH_US);
+		}
 	}
 	if (!found)
 		ereport(ERROR,
@@ -303,6 +311,12 @@ gc_accept_topic(PG_FUNCTION_ARGS)
 				   "UPDATE guest_context._changelog SET generation = generation OPERATOR(pg_catalog.+) 1, start = 'earliest', source = $2"
 				   " WHERE changelog_id OPERATOR(pg_catalog.=) $1", 2,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum(source));
+
+	/* those were offsets of the topic before, whose last records may never have been read */
+	gc_catalog_run(SPI_OK_DELETE,
+				   "DELETE FROM guest_context._ledger WHERE changelog_id OPERATOR(pg_catalog.=) $1", 1,
+				   INT4OID, Int32GetDatum(changelog->changelog_id));
+	gc_coverage_raise(changelog->entity, DT_NOEND);
 	gc_audit("accept_topic", changelog->name, reason_argument(fcinfo, 1),
 			 psprintf("{\"from\": %d, \"to\": %d}", changelog->source, source));
 	go_on(changelog, &state);

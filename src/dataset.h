@@ -201,6 +201,13 @@ extern int64 gc_count_regressions(const GcDataset *dataset, const GcMember *memb
  */
 extern void gc_coverage_check(const GcEntity *root, int32 dataset_id, const char *verb);
 
+/*
+ * Since when the entity's records have come completely, whatever of them was dropped; minus infinity: from the start of
+ * its topics. It can only be raised, at most to now.
+ */
+extern TimestampTz gc_coverage_since(const GcEntity *entity);
+extern void gc_coverage_raise(const GcEntity *entity, TimestampTz since);
+
 #define GC_ANY_DATASET (-1)
 
 /*

@@ -31,7 +31,11 @@
 PG_FUNCTION_INFO_V1(gc_activate_dataset);
 PG_FUNCTION_INFO_V1(gc_rollback_dataset);
 
-/* An entity that the dataset does not span has all of its speed table as window. */
+/*
+ * An entity that the dataset does not span has all of its speed table as window. Records that were dropped cannot
+ * be read in any window; those that have never come are missing only where a snapshot from elsewhere is to be
+ * completed by them. A dataset that was built from the truth needs none that did not come before that.
+ */
 void
 gc_coverage_check(const GcEntity *root, int32 dataset_id, const char *verb)
 {
@@ -39,15 +43,20 @@ gc_coverage_check(const GcEntity *root, int32 dataset_id, const char *verb)
 	Datum		values[2] = {Int32GetDatum(root->entity_id), Int32GetDatum(dataset_id)};
 
 	SPI_connect();
-	gc_catalog_execute("SELECT e.entity_id, coalesce(m.window_start, '-infinity'), w.dropped_before"
+	gc_catalog_execute("SELECT e.entity_id, n.since, n.until, n.dropped"
 					   " FROM guest_context._entity e"
 					   " JOIN guest_context._window w ON w.entity_id OPERATOR(pg_catalog.=) e.entity_id"
+					   " JOIN guest_context._dataset d ON d.dataset_id OPERATOR(pg_catalog.=) $2"
 					   " LEFT JOIN guest_context._dataset_entity m"
 					   "   ON m.entity_id OPERATOR(pg_catalog.=) e.entity_id"
-					   "  AND m.dataset_id OPERATOR(pg_catalog.=) $2"
-					   " WHERE e.root_id OPERATOR(pg_catalog.=) $1"
-					   "   AND coalesce(m.window_start, '-infinity') OPERATOR(pg_catalog.<) w.dropped_before"
-					   " ORDER BY e.entity_id", 2, types, values, NULL, SPI_OK_SELECT);
+					   "  AND m.dataset_id OPERATOR(pg_catalog.=) $2,"
+					   " LATERAL (VALUES (coalesce(m.window_start, '-infinity'), w.dropped_before, true),"
+					   "  (CASE WHEN d.built AND m.entity_id IS NOT NULL THEN d.as_of ELSE coalesce(m.window_start, '-infinity') END,"
+					   /* with and without the dataset there are the records that have come, and no others */
+					   "   CASE WHEN m.entity_id IS NULL AND w.dataset_id OPERATOR(pg_catalog.=) 0 THEN '-infinity' ELSE w.covered_since END, false))"
+					   "  n (since, until, dropped)"
+					   " WHERE e.root_id OPERATOR(pg_catalog.=) $1 AND n.since OPERATOR(pg_catalog.<) n.until"
+					   " ORDER BY e.entity_id, n.until DESC", 2, types, values, NULL, SPI_OK_SELECT);
 	if (SPI_processed > 0)
 	{
 		HeapTuple	row = SPI_tuptable->vals[0];
@@ -56,12 +65,17 @@ gc_coverage_check(const GcEntity *root, int32 dataset_id, const char *verb)
 		GcEntity   *entity = gc_entity_by_id(DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull)));
 		TimestampTz from = DatumGetTimestampTz(SPI_getbinval(row, desc, 2, &isnull));
 		TimestampTz until = DatumGetTimestampTz(SPI_getbinval(row, desc, 3, &isnull));
+		bool		dropped = DatumGetBool(SPI_getbinval(row, desc, 4, &isnull));
 
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot %s dataset %d because records of entity \"%s\" that it needs are gone",
 						verb, dataset_id, gc_entity_label(entity)),
+				 dropped ?
 				 errdetail("Its window begins at %s, and records that arrived before %s have been dropped: [%s, %s) is not covered.",
+						   gc_timestamp_literal(from), gc_timestamp_literal(until),
+						   gc_timestamp_literal(from), gc_timestamp_literal(until)) :
+				 errdetail("It needs all records since %s, and some from before %s have never come: [%s, %s) is not covered.",
 						   gc_timestamp_literal(from), gc_timestamp_literal(until),
 						   gc_timestamp_literal(from), gc_timestamp_literal(until)),
 				 errhint("Load a snapshot of that time or later: SELECT guest_context.create_dataset(%s, as_of => '%s');",
@@ -69,6 +83,33 @@ gc_coverage_check(const GcEntity *root, int32 dataset_id, const char *verb)
 						 gc_timestamp_literal(gc_timestamp_plus(until, root->overlap)))));
 	}
 	SPI_finish();
+}
+
+TimestampTz
+gc_coverage_since(const GcEntity *entity)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(entity->entity_id)};
+	TimestampTz since = DT_NOBEGIN;
+	bool		isnull;
+
+	SPI_connect();
+	gc_catalog_execute("SELECT covered_since FROM guest_context._window WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_SELECT);
+	if (SPI_processed > 0)
+		since = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	return since;
+}
+
+void
+gc_coverage_raise(const GcEntity *entity, TimestampTz since)
+{
+	gc_catalog_run(SPI_OK_UPDATE,
+				   "UPDATE guest_context._window w SET covered_since = n.since"
+				   " FROM (SELECT least($2, pg_catalog.clock_timestamp()) AS since) n"
+				   " WHERE w.entity_id OPERATOR(pg_catalog.=) $1 AND w.covered_since OPERATOR(pg_catalog.<) n.since", 2,
+				   INT4OID, Int32GetDatum(entity->entity_id), TIMESTAMPTZOID, TimestampTzGetDatum(since));
 }
 
 /* The active dataset of a root, 0 = none. Exact under the root's lock. */
@@ -115,6 +156,16 @@ switch_to(const GcDataset *dataset, int32 active, const char *verb, const char *
 				   "   ON m.entity_id OPERATOR(pg_catalog.=) e.entity_id AND m.dataset_id OPERATOR(pg_catalog.=) $1"
 				   " WHERE e.root_id OPERATOR(pg_catalog.=) $2 AND w.entity_id OPERATOR(pg_catalog.=) e.entity_id", 2,
 				   INT4OID, Int32GetDatum(dataset->dataset_id), INT4OID, Int32GetDatum(root->entity_id));
+
+	/* it has come through gc_coverage_check: it knows what was deleted until then */
+	if (!dataset->built)
+		gc_catalog_run(SPI_OK_UPDATE,
+					   "UPDATE guest_context._changelog_state s SET deletes_unproven_since = NULL"
+					   " FROM guest_context._changelog c"
+					   " JOIN guest_context._dataset_entity m ON m.entity_id OPERATOR(pg_catalog.=) c.entity_id"
+					   " WHERE m.dataset_id OPERATOR(pg_catalog.=) $1 AND s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+					   " AND s.deletes_unproven_since IS NOT NULL", 1,
+					   INT4OID, Int32GetDatum(dataset->dataset_id));
 
 	/* cached plans know the leaves of the dataset before */
 	foreach(lc, gc_entity_tree(root->entity_id))

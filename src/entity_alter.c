@@ -28,6 +28,7 @@
 #include "catalog.h"
 #include "dataset.h"
 #include "entity.h"
+#include "freshness.h"
 #include "shape.h"
 #include "tree.h"
 #include "view.h"
@@ -389,6 +390,7 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 	gc_catalog_execute("DELETE FROM guest_context._entity WHERE entity_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_DELETE);
 	SPI_finish();
+	gc_freshness_changed(entity);
 	gc_leave(guc_level);
 	PG_RETURN_VOID();
 }

@@ -17,6 +17,7 @@
 #include "utils/lsyscache.h"
 
 #include "compat.h"
+#include "freshness.h"
 #include "guest_context.h"
 #include "planner.h"
 #include "launcher.h"
@@ -93,6 +94,7 @@ _PG_init(void)
 	gc_key_scan_init();
 	gc_truth_scan_init();
 	gc_launcher_init();
+	gc_freshness_init();
 }
 
 void

@@ -56,6 +56,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "freshness.h"
 #include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
@@ -308,6 +309,18 @@ apply_all(long until)
 	return until;
 }
 
+/* Those who wait for what is read here look again: who changed it may have said so to nobody. */
+static void
+say_changed(void)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, gc_work.topics)
+		foreach(lc2, ((GcTopic *) lfirst(lc))->ingests)
+			gc_freshness_changed(((GcIngest *) lfirst(lc2))->changelog->entity);
+}
+
 /* Looks at what changes without the reader; ends the process when there is nothing to do. */
 static void
 look_around(void)
@@ -327,7 +340,10 @@ look_around(void)
 		proc_exit(0);
 	text = gc_ingest_catalogue();
 	if (gc_work.loaded == NULL || strcmp(text, gc_work.loaded) != 0)
+	{
 		gc_work.refresh = true;
+		say_changed();
+	}
 	if (gc_workers != workers)
 	{
 		ForeignServer *server = GetForeignServerExtended(gc_work.server, FSV_MISSING_OK);

@@ -168,7 +168,7 @@ extern void gc_ingest_commit(void);
 extern void gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, const char *reason,
 						   const char *hint);
 
-/* The same for offsets that are gone: lost has partition, first, first that is there; several of them. */
+/* The same for offsets that are gone: lost has GC_LOST_NUMBERS for each of nlost partitions. */
 extern void gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost);
 
 /* Says what it waits for; NULL: nothing any more. Writes only what has changed. */

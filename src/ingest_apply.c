@@ -37,6 +37,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "freshness.h"
 #include "guest_context.h"
 #include "ingest.h"
 #include "tree.h"
@@ -246,6 +247,7 @@ gc_ledger_begin(const GcChangelog *changelog, int32 partition, int64 offset)
 				   " ON CONFLICT DO NOTHING", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), INT4OID, Int32GetDatum(changelog->generation),
 				   INT4OID, Int32GetDatum(partition), INT8OID, Int64GetDatum(offset));
+	gc_freshness_changed(changelog->entity);
 }
 
 /* Moves the partition on; false when somebody else has. */
@@ -284,6 +286,7 @@ advance(Batch *batch, int partition, int64 to_offset, GcAnchor anchor)
 	moved = SPI_processed == 1;
 	SPI_finish();
 	batch->booked = true;
+	gc_freshness_changed(changelog->entity);
 	return moved;
 }
 
@@ -684,6 +687,7 @@ gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, con
 		hint = psprintf("SELECT guest_context.resume(%s);", name);
 	gc_ingest_begin();
 	(void) gc_changelog_note(ingest->changelog->changelog_id, gc_work.worker, kind, partition, offset, reason, hint);
+	gc_freshness_changed(ingest->changelog->entity);
 	gc_ingest_commit();
 	say_halt(ingest, partition, offset, reason);
 }
@@ -692,14 +696,14 @@ void
 gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost)
 {
 	GcChangelog *changelog = ingest->changelog;
-	Datum	   *numbers = palloc(sizeof(Datum) * nlost * 3);
+	Datum	   *numbers = palloc(sizeof(Datum) * nlost * GC_LOST_NUMBERS);
 	char	   *reason;
 
-	for (int i = 0; i < nlost * 3; i++)
+	for (int i = 0; i < nlost * GC_LOST_NUMBERS; i++)
 		numbers[i] = Int64GetDatum(lost[i]);
 	gc_ingest_begin();
 	reason = gc_changelog_note_lost(changelog,
-									construct_array(numbers, nlost * 3, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+									construct_array(numbers, nlost * GC_LOST_NUMBERS, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	reason = MemoryContextStrdup(gc_work.turn_context, reason);
 	gc_ingest_commit();
 	say_halt(ingest, lost[0], lost[1], reason);

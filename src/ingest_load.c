@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "dataset.h"
 #include "guest_context.h"
 #include "ingest.h"
 #include "launcher.h"
@@ -300,6 +301,7 @@ start_of(GcIngest *ingest, int partition, int64 low, int64 high, char **problem)
 typedef struct Position
 {
 	int64		offset;			/* -1 = nothing */
+	TimestampTz at;				/* when it came so far */
 	GcAnchor	anchors[2];		/* the newest, and the oldest that is kept */
 } Position;
 
@@ -334,7 +336,7 @@ read_positions(GcIngest *ingest, Position *positions, const int64 *lows)
 	values[1] = PointerGetDatum(construct_array(numbers, npartitions, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	SPI_connect();
 	gc_catalog_execute("SELECT p.partition, p.to_offset, p.anchor_offset, p.anchor_time, p.anchor_crc,"
-					   " o.anchor_offset, o.anchor_time, o.anchor_crc"
+					   " o.anchor_offset, o.anchor_time, o.anchor_crc, p.at"
 					   " FROM guest_context._position p"
 					   " LEFT JOIN LATERAL (SELECT l.* FROM guest_context._ledger l"
 					   "  WHERE l.changelog_id OPERATOR(pg_catalog.=) p.changelog_id AND l.generation OPERATOR(pg_catalog.=) p.generation"
@@ -356,9 +358,47 @@ read_positions(GcIngest *ingest, Position *positions, const int64 *lows)
 		positions[partition].offset = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
 		positions[partition].anchors[0] = read_anchor(row, desc, 3);
 		positions[partition].anchors[1] = read_anchor(row, desc, 6);
+		positions[partition].at = DatumGetTimestampTz(SPI_getbinval(row, desc, 9, &isnull));
 	}
 	SPI_finish();
 	return known;
+}
+
+/* A time of an answer. */
+static int64
+parse_time(const char *text)
+{
+	if (text == NULL)
+		return GC_NO_TIMESTAMP;
+	return DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid),
+												   Int32GetDatum(-1))) + GC_UNIX_EPOCH_US;
+}
+
+/*
+ * The time of the first record from an offset on, and its own offset; GC_NO_TIMESTAMP when there is none, or it cannot
+ * be read now: what depends on it must not wait for that.
+ */
+static int64
+first_record(const GcIngest *ingest, int partition, int64 from, int64 *offset)
+{
+	GcFrame		answer;
+	char	   *problem;
+
+	*offset = -1;
+	if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, from, &answer, &problem) ||
+		gc_frame_get_u32(&answer) < 1)
+		return GC_NO_TIMESTAMP;
+	(void) gc_frame_get_u32(&answer);
+	*offset = gc_string_number(gc_frame_string(&answer));
+	return parse_time(gc_frame_string(&answer));
+}
+
+static int64
+first_time(const GcIngest *ingest, int partition, int64 from)
+{
+	int64		offset;
+
+	return first_record(ingest, partition, from, &offset);
 }
 
 /*
@@ -380,7 +420,7 @@ gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven)
 	int64		offset;
 	char	   *time;
 	char	   *crc;
-	int64		time_us = GC_NO_TIMESTAMP;
+	int64		time_us;
 
 	*proven = false;
 	(void) gc_frame_get_u32(answer);
@@ -391,9 +431,7 @@ gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven)
 	crc = gc_frame_string(answer);
 	if (answer->bad || crc == NULL || offset != anchor->offset)
 		return false;			/* compaction or retention took it */
-	if (time != NULL)
-		time_us = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(time), ObjectIdGetDatum(InvalidOid),
-														  Int32GetDatum(-1))) + GC_UNIX_EPOCH_US;
+	time_us = parse_time(time);
 
 	/* a time that no text can have is none in the answer */
 	*proven = (uint32) gc_string_number(crc) == anchor->crc && (time == NULL || time_us == anchor->time_us);
@@ -434,12 +472,33 @@ check_anchors(GcIngest *ingest, int partition, const Position *position, char **
  * Places
  */
 
-/* The first positions of a changelog, in all partitions; false when they cannot be told now. */
+/* Has the changelog all that was in front of this offset, from before it was sought elsewhere? */
+static bool
+has_read(const GcIngest *ingest, int partition, int64 offset)
+{
+	int64		read;
+
+	if (offset == 0)
+		return true;
+	gc_ingest_begin();
+	read = gc_catalog_run_bigint(SPI_OK_SELECT,
+								 "SELECT pg_catalog.max(to_offset) FROM guest_context._ledger"
+								 " WHERE changelog_id OPERATOR(pg_catalog.=) $1 AND partition OPERATOR(pg_catalog.=) $2", 2,
+								 INT4OID, Int32GetDatum(ingest->changelog->changelog_id), INT4OID, Int32GetDatum(partition));
+	gc_ingest_commit();
+	return offset <= read;
+}
+
+/*
+ * The first positions of a changelog, in all partitions; false when they cannot be told now. Where there were records in
+ * front of one, the entity is covered only since the first one behind it.
+ */
 static bool
 begin_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **problem)
 {
 	GcTopic    *topic = ingest->topic;
 	int64	   *offsets = palloc(sizeof(int64) * topic->npartitions);
+	TimestampTz covered = DT_NOBEGIN;
 
 	for (int i = 0; i < topic->npartitions; i++)
 	{
@@ -455,7 +514,16 @@ begin_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 								quote_literal_cstr(ingest->changelog->name), quote_literal_cstr(ingest->changelog->name)));
 		return true;
 	}
+	for (int i = 0; i < topic->npartitions; i++)
+		if (!has_read(ingest, i, offsets[i]))
+		{
+			int64		since = first_time(ingest, i, offsets[i]);
+
+			covered = Max(covered, since == GC_NO_TIMESTAMP ? DT_NOEND : since - GC_UNIX_EPOCH_US);
+		}
 	gc_ingest_begin();
+	if (covered != DT_NOBEGIN)
+		gc_coverage_raise(ingest->changelog->entity, covered);
 	for (int i = 0; i < topic->npartitions; i++)
 		gc_ledger_begin(ingest->changelog, i, offsets[i]);
 	gc_ingest_commit();
@@ -485,13 +553,66 @@ positions_of(GcIngest *ingest, Position *positions, const int64 *lows)
 	return known;
 }
 
+/* How long tombstones of the topic are kept, in microseconds; -1: for ever, or nobody says. */
+static int64
+deletes_kept(const GcIngest *ingest)
+{
+	GcFrame		answer;
+	char	   *problem;
+	int64		ms;
+
+	if (!gc_ingest_ask(GC_QUERY_DELETES, ingest->topic->name, -1, 0, &answer, &problem) ||
+		gc_frame_get_u32(&answer) < 1)
+		return -1;
+	(void) gc_frame_get_u32(&answer);
+	ms = gc_string_number(gc_frame_string(&answer));
+	return ms > PG_INT64_MAX / 1000 ? -1 : ms * 1000;
+}
+
+/*
+ * Compaction takes tombstones away some time after they came. Who has not read for longer may never learn of some
+ * deletes. What is next tells otherwise when it has come since.
+ */
+static void
+check_deletes(GcIngest *ingest, const Position *positions, const int64 *highs)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz since = DT_NOEND;
+	int64		kept = -2;		/* not asked for */
+
+	for (int i = 0; i < ingest->topic->npartitions; i++)
+	{
+		const Position *position = &positions[i];
+		int64		offset;
+		int64		time_us;
+
+		if (position->at == 0 || position->offset >= highs[i])
+			continue;			/* it begins now, or nothing has come */
+		if (kept == -2)
+			kept = deletes_kept(ingest);
+		if (kept < 0 || position->at >= now - kept)
+			continue;
+		time_us = first_record(ingest, i, position->offset, &offset);
+		if (offset != position->offset || time_us == GC_NO_TIMESTAMP || time_us - GC_UNIX_EPOCH_US < now - kept)
+			since = Min(since, position->at);
+	}
+	if (since == DT_NOEND)
+		return;
+	gc_ingest_begin();
+	gc_changelog_note_deletes(ingest->changelog, since);
+	gc_coverage_raise(ingest->changelog->entity, now - kept);
+	gc_ingest_commit();
+	ereport(LOG,
+			(errmsg("changelog \"%s\" may have missed deletes since %s", ingest->changelog->name, timestamptz_to_str(since))));
+}
+
 /* Finds out where a changelog goes on; false when it cannot be told now. Halts it where it may not. */
 static bool
 place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **problem)
 {
 	GcTopic    *topic = ingest->topic;
 	Position   *positions = palloc0(sizeof(Position) * topic->npartitions);
-	int64	   *lost = palloc(sizeof(int64) * 3 * topic->npartitions);
+	int64	   *lost = palloc(sizeof(int64) * GC_LOST_NUMBERS * topic->npartitions);
 	int			nlost = 0;
 	int			known;
 
@@ -543,13 +664,18 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 			return false;
 		if (position->offset < lows[i])
 		{
-			lost[3 * nlost] = i;
-			lost[3 * nlost + 1] = position->offset;
-			lost[3 * nlost++ + 2] = lows[i];
+			int64	   *of = &lost[GC_LOST_NUMBERS * nlost++];
+
+			of[0] = i;
+			of[1] = position->offset;
+			of[2] = lows[i];
+			of[3] = first_time(ingest, i, lows[i]);
 		}
 	}
 	if (nlost > 0 && !ingest->stopped)
 		gc_ingest_halt_lost(ingest, lost, nlost);
+	if (!ingest->stopped)
+		check_deletes(ingest, positions, highs);
 	return true;
 }
 
@@ -738,9 +864,12 @@ gc_ingest_load(void)
 	foreach(lc, changed)
 	{
 		GcTopic    *topic = lfirst(lc);
+		ListCell   *lc2;
 
 		if (topic->npartitions == 0)
 			continue;
+		foreach(lc2, topic->ingests)
+			gc_work.reload |= ((GcIngest *) lfirst(lc2))->stopped;	/* it may run again before anybody looks */
 		subscribe(topic);
 		for (int i = 0; i < topic->npartitions; i++)
 			if (needed_from(topic, i) >= 0)

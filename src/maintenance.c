@@ -596,9 +596,10 @@ prune_ledger(const GcEntity *entity, void *arg)
 				   "DELETE FROM guest_context._ledger l USING guest_context._changelog c"
 				   " WHERE c.entity_id OPERATOR(pg_catalog.=) $1 AND l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
 				   " AND l.at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) '1 hour'::pg_catalog.interval)"
-				   " AND (l.generation OPERATOR(pg_catalog.<) c.generation OR EXISTS (SELECT FROM guest_context._ledger n"
-				   "  WHERE n.changelog_id OPERATOR(pg_catalog.=) l.changelog_id AND n.generation OPERATOR(pg_catalog.=) l.generation"
-				   "  AND n.partition OPERATOR(pg_catalog.=) l.partition AND n.from_offset OPERATOR(pg_catalog.>) l.from_offset))", 1,
+				   /* what was read before a seek is asked for when the partition begins anew */
+				   " AND EXISTS (SELECT FROM guest_context._ledger n"
+				   "  WHERE n.changelog_id OPERATOR(pg_catalog.=) l.changelog_id AND n.partition OPERATOR(pg_catalog.=) l.partition"
+				   "  AND (n.generation, n.from_offset) OPERATOR(pg_catalog.>) (l.generation, l.from_offset))", 1,
 				   INT4OID, Int32GetDatum(entity->entity_id));
 	gc_step_end();
 }

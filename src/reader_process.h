@@ -50,6 +50,20 @@ extern void gc_reader_check_hello(GcFrame *frame);
 /* How the process ended, as a text, after closed: "was killed by signal 9: Killed". */
 extern char *gc_reader_death(GcReader *reader);
 
+/* What there is of a partition: offsets from low up to high, without it; high is the last stable offset. */
+typedef struct GcRange
+{
+	int32		partition;
+	int64		low;
+	int64		high;
+} GcRange;
+
+/*
+ * server_verbs.c: the partitions of a topic as they are now, asked by a reader for `user`. ERROR when the server
+ * does not answer, with no more of what it said than that; cancel works. In a transaction, in the current context.
+ */
+extern GcRange *gc_topic_ranges(Oid server, Oid user, const char *topic, int timeout_ms, int *count);
+
 /* "kafka" or "file": what a server is. */
 extern const char *gc_server_kind(Oid server);
 

@@ -1,5 +1,6 @@
 /*
- * server_verbs.c: check_server, topics, peek: a look at a server from a session.
+ * server_verbs.c: check_server, topics, peek, and the ends of a topic for wait_for_head: a look at a
+ * server from a session.
  *
  * Each starts a reader of its own, asks one question and ends it. Who may do that has USAGE
  * on the server and connects with his own user mapping. The wait is for the reader's socket and the
@@ -37,6 +38,7 @@ PG_FUNCTION_INFO_V1(gc_peek);
 #define TIMEOUT_MAX_MS	(60 * 60 * 1000)
 #define PEEK_MAX		1000	/* what the reader reads of a partition */
 #define SAID_BYTES		400		/* of one text of the library */
+#define AGAIN_MS		200		/* before a question that had no answer yet is asked again */
 #define GRACE_MS		1000	/* for another broker to answer, once all seem to be down */
 
 /* Where a connection has come to when it fails. */
@@ -59,6 +61,8 @@ typedef struct Question
 	GcReader   *reader;
 	int			timeout_ms;
 	TimestampTz deadline;
+	bool		greeted;		/* the reader has said hello */
+	bool		patient;		/* waits for brokers that are all down until the deadline */
 
 	bool		answered;
 	GcFrame		rows;			/* of the answer, behind the numbers of rows and columns */
@@ -188,6 +192,8 @@ take_server(Question *question, GcFrame *frame)
 		question->answered = question->failed = true;
 		return;
 	}
+	if (state == GC_SERVER_DOWN && question->patient)
+		return;
 	/* all brokers are down or refuse us: not worth the whole timeout */
 	question->deadline = Min(question->deadline,
 							 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GRACE_MS));
@@ -206,16 +212,16 @@ take_log(Question *question, GcFrame *frame)
 }
 
 static void
-take_frames(Question *question, bool *greeted)
+take_frames(Question *question)
 {
 	GcFrame		frame;
 
 	while (!question->answered && gc_reader_next(question->reader, &frame))
 	{
-		if (!*greeted && frame.type != GC_FRAME_LOG && frame.type != GC_FRAME_SERVER)
+		if (!question->greeted && frame.type != GC_FRAME_LOG && frame.type != GC_FRAME_SERVER)
 		{
 			gc_reader_check_hello(&frame);
-			*greeted = true;
+			question->greeted = true;
 			continue;
 		}
 		switch (frame.type)
@@ -244,8 +250,8 @@ static void
 ask(Question *question, GcQuery what, const char *topic, int64 number)
 {
 	GcReader   *reader = question->reader;
-	bool		greeted = false;
 
+	question->answered = question->failed = false;
 	gc_frame_begin(&reader->out, GC_FRAME_QUERY);
 	gc_frame_put_u32(&reader->out, 1);
 	gc_frame_put_u8(&reader->out, what);
@@ -260,7 +266,7 @@ ask(Question *question, GcQuery what, const char *topic, int64 number)
 		long		timeout;
 
 		gc_reader_pump(reader);
-		take_frames(question, &greeted);
+		take_frames(question);
 		if (question->answered)
 			return;
 		if (reader->closed)
@@ -384,16 +390,16 @@ timeout_argument(Interval *timeout)
 	return (int) ms;
 }
 
-/* A reader for the caller; in a context that PG_CATCH deletes, which ends it. */
+/* A reader for a role; in a context that PG_CATCH deletes, which ends it. */
 static void
-begin(Question *question, Oid server, Interval *timeout)
+begin(Question *question, Oid server, Oid user, int timeout_ms)
 {
 	memset(question, 0, sizeof(*question));
-	question->timeout_ms = timeout_argument(timeout);
+	question->timeout_ms = timeout_ms;
 	question->server = GetForeignServer(server);
 	question->step = STEP_RESOLVE;
 	question->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), question->timeout_ms);
-	question->reader = gc_reader_start(server, GetUserId(), READER_MEMORY);
+	question->reader = gc_reader_start(server, user, READER_MEMORY);
 }
 
 /*
@@ -538,7 +544,7 @@ gc_check_server(PG_FUNCTION_ARGS)
 		bool		file = strcmp(gc_server_kind(server), "file") == 0;
 
 		settings = gc_server_settings(server, GetUserId());
-		begin(&question, server, PG_GETARG_INTERVAL_P(1));
+		begin(&question, server, GetUserId(), timeout_argument(PG_GETARG_INTERVAL_P(1)));
 		ask(&question, file ? GC_QUERY_TOPICS : GC_QUERY_CLUSTER, NULL, 0);
 		if (file)
 			report_files(&question, settings, (ReturnSetInfo *) fcinfo->resultinfo);
@@ -633,7 +639,7 @@ gc_topics(PG_FUNCTION_ARGS)
 	caller = MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		begin(&question, server, PG_GETARG_INTERVAL_P(1));
+		begin(&question, server, GetUserId(), timeout_argument(PG_GETARG_INTERVAL_P(1)));
 		ask(&question, GC_QUERY_TOPICS, NULL, 0);
 		if (question.failed)
 			complain(&question, NULL);
@@ -647,6 +653,89 @@ gc_topics(PG_FUNCTION_ARGS)
 	}
 	PG_END_TRY();
 	return (Datum) 0;
+}
+
+/*
+ * The ends of one topic, for wait_for_head
+ */
+
+/* Raises what went wrong for somebody who may read an entity: what a broker says is for the log. */
+static void
+complain_little(Question *question, const char *topic)
+{
+	if (question->trouble == GC_TROUBLE_NO_TOPIC)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist on server \"%s\"", topic, question->server->servername),
+				 errhint("SELECT * FROM guest_context.status;")));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("server \"%s\" does not say where topic \"%s\" ends", question->server->servername, topic),
+			 question->trouble == GC_TROUBLE_DENIED ? errdetail("It does not let the entity's owner.") :
+			 errdetail("There was no answer in time."),
+			 question->error ? errdetail_log("%s", question->error) : 0,
+			 errhint("SELECT * FROM guest_context.status;")));
+}
+
+/* The answer, in this context; false when some partition has no leader just now. */
+static bool
+read_ranges(Question *question, MemoryContext context, GcRange **ranges)
+{
+	bool		known = true;
+
+	check_columns(question, 4);
+	*ranges = MemoryContextAlloc(context, sizeof(GcRange) * question->nrows);
+	for (uint32 i = 0; i < question->nrows; i++)
+	{
+		GcRange    *range = &(*ranges)[i];
+		size_t		len;
+		int64		partition;
+
+		(void) next_value(question, &len);
+		(void) next_number(question, &partition);
+		range->partition = (int32) partition;
+		if (!next_number(question, &range->low) || range->low < 0)
+			known = false;
+		if (!next_number(question, &range->high) || range->high < 0)
+			known = false;
+	}
+	return known;
+}
+
+GcRange *
+gc_topic_ranges(Oid server, Oid user, const char *topic, int timeout_ms, int *count)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "topic ranges", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	GcRange    *ranges = NULL;
+	Question	question;
+
+	PG_TRY();
+	{
+		begin(&question, server, user, timeout_ms);
+		question.patient = true;
+		for (;;)
+		{
+			ask(&question, GC_QUERY_TOPICS, topic, 0);
+			if (!question.failed && read_ranges(&question, caller, &ranges))
+				break;
+			if ((question.failed && question.trouble != GC_TROUBLE_TRANSIENT) || question.reader->closed ||
+				GetCurrentTimestamp() >= question.deadline)
+				complain_little(&question, topic);
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, AGAIN_MS, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+		*count = question.nrows;
+		gc_reader_stop(question.reader);
+	}
+	PG_FINALLY();
+	{
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(context);
+	}
+	PG_END_TRY();
+	return ranges;
 }
 
 /*
@@ -775,7 +864,7 @@ gc_peek(PG_FUNCTION_ARGS)
 	caller = MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		begin(&question, server, PG_GETARG_INTERVAL_P(3));
+		begin(&question, server, GetUserId(), timeout_argument(PG_GETARG_INTERVAL_P(3)));
 		ask(&question, GC_QUERY_PEEK, topic, n);
 		if (question.failed)
 			complain(&question, topic);

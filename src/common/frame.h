@@ -108,6 +108,8 @@ typedef enum GcFrameType
 	 *		OFFSET		offset: number = a time in microseconds: the first record not before it, else the end; -2 the first, -1 the end
 	 *		RECORD		offset, time, CRC-32C of the bytes of key and value, one behind the other: the first record
 	 *					at or after number; no row when there is none yet
+	 *		DELETES		how many milliseconds tombstones are kept: delete.retention.ms of a topic that is compacted; no row
+	 *					for another one
 	 *		PEEK		partition, offset, time, key, value: the last number records (1000, 8 MB at most) of all
 	 *					partitions each, or of one
 	 * A time is a text with a zone, in UTC, or null.
@@ -127,7 +129,8 @@ typedef enum GcQuery
 	GC_QUERY_CLUSTER,
 	GC_QUERY_OFFSET,
 	GC_QUERY_RECORD,
-	GC_QUERY_PEEK
+	GC_QUERY_PEEK,
+	GC_QUERY_DELETES
 } GcQuery;
 
 /* What is the matter with a partition. */

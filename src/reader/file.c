@@ -722,6 +722,9 @@ file_query(GcJob *job)
 			gc_answer_text(job, directory, strlen(directory));
 			gc_answer_text(job, "t", 1);
 			return;
+		case GC_QUERY_DELETES:
+			gc_answer_begin(job, 1);
+			return;
 		case GC_QUERY_OFFSET:
 		case GC_QUERY_RECORD:
 		case GC_QUERY_PEEK:

@@ -368,6 +368,72 @@ ask_peek(GcJob *job)
 	rd_kafka_metadata_destroy(metadata);
 }
 
+/* The value of a setting, NULL when it is not among them. */
+static const char *
+setting_value(const rd_kafka_ConfigResource_t *resource, const char *name)
+{
+	size_t		count;
+	const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(resource, &count);
+
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(rd_kafka_ConfigEntry_name(entries[i]), name) == 0)
+			return rd_kafka_ConfigEntry_value(entries[i]);
+	return NULL;
+}
+
+static void
+answer_deletes(GcJob *job, rd_kafka_event_t *event)
+{
+	const rd_kafka_DescribeConfigs_result_t *result = rd_kafka_event_DescribeConfigs_result(event);
+	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+	const rd_kafka_ConfigResource_t **resources = NULL;
+	size_t		count = 0;
+	const char *policy;
+	const char *retention;
+
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR && result != NULL)
+		resources = rd_kafka_DescribeConfigs_result_resources(result, &count);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR && count == 1)
+		err = rd_kafka_ConfigResource_error(resources[0]);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR || count != 1)
+	{
+		fail(job, err != RD_KAFKA_RESP_ERR_NO_ERROR ? err : RD_KAFKA_RESP_ERR__BAD_MSG);
+		return;
+	}
+	policy = setting_value(resources[0], "cleanup.policy");
+	retention = setting_value(resources[0], "delete.retention.ms");
+	gc_answer_begin(job, 1);
+	if (policy == NULL || retention == NULL || strstr(policy, "compact") == NULL)
+		return;
+	gc_answer_row(job);
+	gc_answer_text(job, retention, strlen(retention));
+}
+
+static void
+ask_deletes(GcJob *job)
+{
+	rd_kafka_ConfigResource_t *topic = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, job->topic);
+	rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(probe, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+	rd_kafka_queue_t *answers = rd_kafka_queue_new(probe);
+	rd_kafka_event_t *event;
+	int			left = Max(gc_job_left(job), 1);
+	char		text[512];
+
+	(void) rd_kafka_AdminOptions_set_request_timeout(options, left, text, sizeof(text));
+	rd_kafka_DescribeConfigs(probe, &topic, 1, options, answers);
+	event = rd_kafka_queue_poll(answers, left);
+	if (event == NULL)
+		fail(job, RD_KAFKA_RESP_ERR__TIMED_OUT);
+	else
+	{
+		answer_deletes(job, event);
+		rd_kafka_event_destroy(event);
+	}
+	rd_kafka_queue_destroy(answers);
+	rd_kafka_AdminOptions_destroy(options);
+	rd_kafka_ConfigResource_destroy(topic);
+}
+
 void
 gc_kafka_query(GcJob *job)
 {
@@ -386,14 +452,20 @@ gc_kafka_query(GcJob *job)
 		case GC_QUERY_OFFSET:
 		case GC_QUERY_RECORD:
 		case GC_QUERY_PEEK:
+		case GC_QUERY_DELETES:
 			break;
 		default:
 			gc_answer_fail(job, GC_TROUBLE_NONE, "unknown question");
 			return;
 	}
-	if (job->topic == NULL || (job->partition < 0 && job->what != GC_QUERY_PEEK))
+	if (job->topic == NULL || (job->partition < 0 && job->what != GC_QUERY_PEEK && job->what != GC_QUERY_DELETES))
 	{
 		gc_answer_fail(job, GC_TROUBLE_NO_TOPIC, "no such topic or partition");
+		return;
+	}
+	if (job->what == GC_QUERY_DELETES)
+	{
+		ask_deletes(job);
 		return;
 	}
 	gc_answer_begin(job, job->what == GC_QUERY_OFFSET ? 1 : job->what == GC_QUERY_RECORD ? 3 : 5);

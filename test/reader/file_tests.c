@@ -124,6 +124,8 @@ test_file_partitions(void)
 	CHECK(!event->ok && event->trouble == GC_TROUBLE_NO_TOPIC);
 	event = ask(reader, GC_QUERY_CLUSTER, NULL, -1, 0);
 	CHECK(event->ok && event->rows == 1);
+	event = ask(reader, GC_QUERY_DELETES, "orders", -1, 0);
+	CHECK(event->ok && event->rows == 0);
 	snprintf(number, sizeof(number), "%d", (int) strlen(text) * 1000);
 	event = ask(reader, GC_QUERY_OFFSET, "orders", 1, -1);
 	CHECK(event->ok && strcmp(event->cells[0], number) == 0);
