@@ -64,7 +64,7 @@
 #include "reader_process.h"
 #include "tree.h"
 
-#define GATHER_MS			200 /* for which a batch waits to become a large one, when there is much to come */
+#define GATHER_MS			50 /* for which a batch waits to become a large one, when there is much to come */
 #define LOOK_MS				500		/* how often the catalogue and the database are looked at */
 #define RESTART_SECONDS		5
 #define LONGEST_PAUSE_MS	10000
