@@ -91,6 +91,18 @@ CREATE TABLE guest_context._dataset_entity
 );
 COMMENT ON TABLE guest_context._dataset_entity IS 'one row per dataset and entity: its window, tables and counts';
 
+CREATE TABLE guest_context._purged
+(
+	entity_id	integer NOT NULL,
+	key			text NOT NULL,		-- as its types write it; a row literal where it has several columns
+	version		timestamptz NOT NULL,
+	role		text NOT NULL,
+	reason		text,
+	at			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	PRIMARY KEY (entity_id, version, key)
+);
+COMMENT ON TABLE guest_context._purged IS 'versions that an operator has taken out, and that stay away';
+
 CREATE SEQUENCE guest_context._audit_id_seq;
 COMMENT ON SEQUENCE guest_context._audit_id_seq IS 'numbers of audit records';
 
@@ -116,6 +128,7 @@ SELECT pg_catalog.pg_extension_config_dump('guest_context._entity', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._window', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._dataset', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._dataset_entity', '');
+SELECT pg_catalog.pg_extension_config_dump('guest_context._purged', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._audit', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._entity_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('guest_context._dataset_id_seq', '');

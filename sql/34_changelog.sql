@@ -172,6 +172,11 @@ CREATE FUNCTION guest_context.seek(changelog text, target text) RETURNS text
 COMMENT ON FUNCTION guest_context.seek(text, text)
 	IS 'where a paused changelog goes on: earliest, latest, a timestamp, or 0:123,1:99; returns the old offsets';
 
+CREATE FUNCTION guest_context.replay(changelog text, since timestamptz) RETURNS bigint
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_replay';
+COMMENT ON FUNCTION guest_context.replay(text, timestamptz)
+	IS 'applies the topic''s records since a time again, up to where the changelog is; changes nothing where nothing is missing; returns how many; recorded in the audit';
+
 CREATE FUNCTION guest_context.skip(changelog text, partition integer, through_offset bigint, reason text DEFAULT NULL) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'gc_skip';
 COMMENT ON FUNCTION guest_context.skip(text, integer, bigint, text)

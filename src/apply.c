@@ -226,5 +226,5 @@ gc_apply(PG_FUNCTION_ARGS)
 	error_context_stack = context.previous;
 	gc_mapping_free(mapping);
 	gc_leave(guc_level);
-	PG_RETURN_INT64(count);
+	PG_RETURN_INT64(count - gc_rows_left_out(rows));
 }

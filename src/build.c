@@ -159,7 +159,7 @@ gc_build_dataset_now(PG_FUNCTION_ARGS)
 	GcDataset  *dataset;
 	int			guc_level = gc_enter();
 
-	gc_require_read_committed("build");
+	gc_require_read_committed("build a dataset");
 	dataset = open_for_build(PG_GETARG_INT64(0));
 	gc_writers_check(dataset->root->versions, window_start(dataset),
 					 psprintf("build dataset %d", dataset->dataset_id));

@@ -71,6 +71,16 @@ static DirectTable dataset_entity_table = {
 	{"dataset_id", "entity_id", "leaf", "recent_rows", "max_version"}
 };
 
+enum
+{
+	PURGED_ENTITY_ID, PURGED_KEY, PURGED_VERSION
+};
+
+static DirectTable purged_table = {
+	"_purged", "_purged_pkey",
+	{"entity_id", "key", "version"}
+};
+
 /* Our schema; InvalidOid when it is not the extension's own. */
 static Oid
 find_schema(void)
@@ -575,6 +585,33 @@ gc_dataset_leaf_read(int32 dataset_id, int32 entity_id, Snapshot snapshot,
 	result->max_version = nulls[DATASET_MAX_VERSION] ? DT_NOBEGIN :
 		DatumGetTimestampTz(values[DATASET_MAX_VERSION]);
 	return true;
+}
+
+List *
+gc_purged_read(int32 entity_id)
+{
+	List	   *purged = NIL;
+	Relation	rel;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple	tuple;
+
+	find_table(&purged_table);
+	rel = table_open(purged_table.table, AccessShareLock);
+	ScanKeyInit(&key, purged_table.attnos[PURGED_ENTITY_ID], BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(entity_id));
+	scan = systable_beginscan(rel, purged_table.index, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		GcPurged   *one = palloc(sizeof(GcPurged));
+		bool		isnull;
+
+		one->key = TextDatumGetCString(heap_getattr(tuple, purged_table.attnos[PURGED_KEY], RelationGetDescr(rel), &isnull));
+		one->version = DatumGetTimestampTz(heap_getattr(tuple, purged_table.attnos[PURGED_VERSION], RelationGetDescr(rel), &isnull));
+		purged = lappend(purged, one);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return purged;
 }
 
 void

@@ -56,6 +56,13 @@ typedef struct GcDatasetLeaf
 	TimestampTz max_version;	/* DT_NOBEGIN when the leaf is empty */
 } GcDatasetLeaf;
 
+/* A version that an operator has taken out, a row of guest_context._purged. */
+typedef struct GcPurged
+{
+	char	   *key;			/* as its types write it; a row literal where it has several columns */
+	TimestampTz version;
+} GcPurged;
+
 /* Is the extension there, with our schema? */
 extern bool gc_catalog_exists(void);
 
@@ -118,6 +125,9 @@ extern void gc_window_read(Oid versions, Snapshot snapshot, GcWindow *window);
 /* Reads what a dataset holds of an entity; false when there is no such row. */
 extern bool gc_dataset_leaf_read(int32 dataset_id, int32 entity_id,
 								 Snapshot snapshot, GcDatasetLeaf *result);
+
+/* The entity's GcPurged as last committed; under the writer lock nobody can add to them. */
+extern List *gc_purged_read(int32 entity_id);
 
 /* Writes one line to the audit table. */
 extern void gc_audit(const char *verb, const char *object, const char *reason,

@@ -88,7 +88,7 @@ gc_require_read_committed(const char *verb)
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("cannot %s a dataset in a transaction that is not READ COMMITTED", verb),
+				 errmsg("cannot %s in a transaction that is not READ COMMITTED", verb),
 				 errdetail("It must see what others have committed up to now."),
 				 errhint("BEGIN ISOLATION LEVEL READ COMMITTED;")));
 }

@@ -252,7 +252,7 @@ gc_dataset_activate(int64 dataset_id, int64 expected_active, bool force)
 	GcDataset  *dataset;
 	int32		active;
 
-	gc_require_read_committed("activate");
+	gc_require_read_committed("activate a dataset");
 	dataset = gc_dataset_open(dataset_id, "activate", GC_SEALED | GC_RETIRED, ExclusiveLock, true);
 	active = active_dataset(dataset->root);
 	if (expected_active != GC_ANY_DATASET && expected_active != active)
@@ -373,7 +373,7 @@ gc_rollback_dataset(PG_FUNCTION_ARGS)
 
 	gc_require_argument(fcinfo, 0, "root");
 	gc_require_argument(fcinfo, 1, "force");
-	gc_require_read_committed("roll back");
+	gc_require_read_committed("roll back a dataset");
 	root = gc_dataset_root(PG_GETARG_OID(0), "rollback_dataset", PG_GETARG_BOOL(1) ? ", force => true" : "");
 	dataset = gc_dataset_open(require_earlier_dataset(root), "roll back to", GC_RETIRED, ExclusiveLock, true);
 	if (earlier_dataset(root) != dataset->dataset_id)

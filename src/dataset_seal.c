@@ -26,6 +26,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "dataset.h"
+#include "purge.h"
 #include "tree.h"
 #include "view.h"
 
@@ -204,6 +205,7 @@ seal_member(const GcDataset *dataset, GcMember *member, bool counted)
 
 	/* Waits for loaders; the snapshot comes after, so that it sees their rows. */
 	gc_run_ddl(psprintf("LOCK TABLE %s IN ACCESS EXCLUSIVE MODE", staging), member->entity->owner);
+	gc_purged_leave_out(member->entity, member->staging);
 	take_over_tombstones(dataset, member);
 	PushActiveSnapshot(GetLatestSnapshot());
 	loaded = gc_owner_count(member->entity->owner, psprintf("SELECT count(*) FROM %s", staging));
@@ -246,7 +248,7 @@ gc_seal_dataset(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	gc_require_argument(fcinfo, 0, "dataset");
-	gc_require_read_committed("seal");
+	gc_require_read_committed("seal a dataset");
 	dataset = gc_dataset_open(PG_GETARG_INT64(0), "seal", GC_LOADING, ExclusiveLock, false);
 	gc_dataset_check_external(dataset, "seal");
 	if (!PG_ARGISNULL(1))

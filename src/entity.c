@@ -448,6 +448,8 @@ forget_dropped(void)
 		" (SELECT FROM guest_context._entity e WHERE e.entity_id OPERATOR(pg_catalog.=) d.root_id)",
 		"DELETE FROM guest_context._dataset_entity m WHERE NOT EXISTS"
 		" (SELECT FROM guest_context._entity e WHERE e.entity_id OPERATOR(pg_catalog.=) m.entity_id)",
+		"DELETE FROM guest_context._purged p WHERE NOT EXISTS"
+		" (SELECT FROM guest_context._entity e WHERE e.entity_id OPERATOR(pg_catalog.=) p.entity_id)",
 	};
 
 	for (int i = 0; i < lengthof(commands); i++)

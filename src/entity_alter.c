@@ -385,6 +385,8 @@ gc_drop_entity(PG_FUNCTION_ARGS)
 					   1, types, values, NULL, SPI_OK_DELETE);
 	gc_catalog_execute("DELETE FROM guest_context._dataset WHERE root_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_DELETE);
+	gc_catalog_execute("DELETE FROM guest_context._purged WHERE entity_id OPERATOR(pg_catalog.=) $1",
+					   1, types, values, NULL, SPI_OK_DELETE);
 	gc_catalog_execute("DELETE FROM guest_context._window WHERE entity_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_DELETE);
 	gc_catalog_execute("DELETE FROM guest_context._entity WHERE entity_id OPERATOR(pg_catalog.=) $1",

@@ -1,7 +1,7 @@
 /*
  * ingest.h: what the ingest worker's parts share: ingest.c is its loop, ingest_load.c finds out what there
  * is to do and where to go on, ingest_link.c talks to the reader, ingest_watch.c says why a changelog
- * waits, ingest_apply.c writes to the tables.
+ * waits, ingest_apply.c writes to the tables. replay.c does its work with them too, in a session.
  */
 #ifndef GC_INGEST_H
 #define GC_INGEST_H
@@ -160,6 +160,16 @@ typedef enum GcOutcome
  */
 extern GcOutcome gc_ingest_apply(GcIngest *ingest);
 
+/*
+ * Writes the first nitems of what is pending, in the caller's transaction and under the writer lock, and
+ * leaves the ledger alone. Bad records become dead letters. Returns how many it has taken, which may be fewer; *rows is how many
+ * were written. *halt: why it does not go past the next one.
+ */
+extern int	gc_ingest_write(GcIngest *ingest, int nitems, int *rows, const char **halt);
+
+/* Takes the first nitems off what is pending; their bytes are owed to their partitions. */
+extern void gc_ingest_forget(GcIngest *ingest, int nitems);
+
 /* A transaction of the worker's, with a snapshot; the turn's memory context behind its end. */
 extern void gc_ingest_begin(void);
 extern void gc_ingest_commit(void);
@@ -182,6 +192,16 @@ extern char *gc_ingest_catalogue(void);
 
 /* As gc_work.reload and refresh say. No topics then: there is nothing to do. */
 extern void gc_ingest_load(void);
+
+/* What takes a changelog's records, at its topic in gc_work, made if need be. In a transaction, in the topic's or gc_work's memory. */
+extern GcIngest *gc_ingest_create(GcChangelog *changelog);
+
+/* Tells the reader of a topic; has it read a partition from an offset on. */
+extern void gc_topic_subscribe(GcTopic *topic);
+extern void gc_partition_assign(GcPartition *partition, int64 offset);
+
+/* Shares what may be on the way among partitions that are to be assigned. */
+extern void gc_credit_share(int npartitions);
 
 /* So many bytes more may be on the way. */
 extern void gc_give_credit(GcPartition *partition, uint64 bytes);

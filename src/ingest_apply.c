@@ -553,13 +553,24 @@ write_careful(Batch *batch)
 	}
 }
 
+int
+gc_ingest_write(GcIngest *ingest, int nitems, int *rows, const char **halt)
+{
+	Batch		batch = {.ingest = ingest, .nitems = nitems, .now = GetCurrentTimestamp()};
+
+	write_careful(&batch);
+	bury_bad(&batch);
+	*rows = batch.nrows;
+	*halt = batch.halt;
+	return batch.nitems;
+}
+
 /*
  * A batch
  */
 
-/* Takes what was committed off what is pending. */
-static void
-forget_items(GcIngest *ingest, int nitems)
+void
+gc_ingest_forget(GcIngest *ingest, int nitems)
 {
 	for (int i = 0; i < nitems; i++)
 	{
@@ -806,7 +817,7 @@ gc_ingest_apply(GcIngest *ingest)
 									quote_literal_cstr(ingest->changelog->name)));
 			return GC_HALTED;
 		}
-		forget_items(ingest, batch.nitems);
+		gc_ingest_forget(ingest, batch.nitems);
 		if (ingest->noted != NULL)
 			gc_watch_changelog(ingest);
 		return GC_DONE;

@@ -130,7 +130,7 @@ gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, Gc
 		else
 		{
 			gc_ingest_wait(100);
-			if (gc_database_wanted(MyDatabaseId))
+			if (IsBackgroundWorker && gc_database_wanted(MyDatabaseId))
 				proc_exit(0);
 			continue;
 		}

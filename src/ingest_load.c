@@ -93,9 +93,8 @@ topic_of(const char *name)
 	return topic;
 }
 
-/* With the topic's memory current. In a transaction. */
-static void
-load_changelog(GcChangelog *changelog)
+GcIngest *
+gc_ingest_create(GcChangelog *changelog)
 {
 	GcIngest   *ingest = palloc0(sizeof(GcIngest));
 
@@ -110,6 +109,7 @@ load_changelog(GcChangelog *changelog)
 			ingest->key_columns[ingest->nkeys++] = i;
 	ingest->pending = AllocSetContextCreate(ingest->topic->context, "guest_context pending records", ALLOCSET_DEFAULT_SIZES);
 	ingest->topic->ingests = lappend(ingest->topic->ingests, ingest);
+	return ingest;
 }
 
 /* Forgets what a topic was; its number stays, and what is still to come of it is stale. */
@@ -176,7 +176,7 @@ load_topics(List *changelogs)
 		MemoryContextSwitchTo(topic->context);
 		foreach(lc2, changelogs)
 			if (strcmp(((GcChangelog *) lfirst(lc2))->topic, topic->name) == 0)
-				load_changelog(gc_changelog_get(((GcChangelog *) lfirst(lc2))->name));
+				gc_ingest_create(gc_changelog_get(((GcChangelog *) lfirst(lc2))->name));
 		topic->loaded = pstrdup(text);
 		MemoryContextSwitchTo(caller);
 		changed = lappend(changed, topic);
@@ -699,8 +699,8 @@ needed_from(GcTopic *topic, int partition)
 	return least;
 }
 
-static void
-subscribe(GcTopic *topic)
+void
+gc_topic_subscribe(GcTopic *topic)
 {
 	GcFrameBuffer *out = &gc_work.reader->out;
 	ListCell   *lc;
@@ -734,6 +734,12 @@ subscribe(GcTopic *topic)
 }
 
 void
+gc_credit_share(int npartitions)
+{
+	gc_work.credit = Max((uint64) gc_batch_bytes * 1024 / Max(npartitions, 1), LEAST_CREDIT);
+}
+
+void
 gc_give_credit(GcPartition *partition, uint64 bytes)
 {
 	gc_frame_begin(&gc_work.reader->out, GC_FRAME_CREDIT);
@@ -744,8 +750,8 @@ gc_give_credit(GcPartition *partition, uint64 bytes)
 	gc_frame_finish(&gc_work.reader->out);
 }
 
-static void
-assign(GcPartition *partition, int64 offset)
+void
+gc_partition_assign(GcPartition *partition, int64 offset)
 {
 	partition->epoch = ++epoch;
 	partition->reached = offset;
@@ -860,7 +866,7 @@ gc_ingest_load(void)
 	foreach(lc, gc_work.topics)
 		for (int i = 0; i < ((GcTopic *) lfirst(lc))->npartitions; i++)
 			npartitions += is_ours(lfirst(lc), i);
-	gc_work.credit = Max((uint64) gc_batch_bytes * 1024 / Max(npartitions, 1), LEAST_CREDIT);
+	gc_credit_share(npartitions);
 	foreach(lc, changed)
 	{
 		GcTopic    *topic = lfirst(lc);
@@ -870,10 +876,10 @@ gc_ingest_load(void)
 			continue;
 		foreach(lc2, topic->ingests)
 			gc_work.reload |= ((GcIngest *) lfirst(lc2))->stopped;	/* it may run again before anybody looks */
-		subscribe(topic);
+		gc_topic_subscribe(topic);
 		for (int i = 0; i < topic->npartitions; i++)
 			if (needed_from(topic, i) >= 0)
-				assign(&topic->partitions[i], needed_from(topic, i));
+				gc_partition_assign(&topic->partitions[i], needed_from(topic, i));
 	}
 	gc_work.asked_at = GetCurrentTimestamp();
 }

@@ -13,6 +13,8 @@
  *
  * Payloads do not get into the server's log: constraints quote whole rows, input functions values, so
  * errors are caught and made anew. gc_rows_failed says which record was at fault.
+ *
+ * What an operator has purged is left out: see purge.c.
  */
 #include "postgres.h"
 
@@ -39,6 +41,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "purge.h"
 #include "rows.h"
 #include "tree.h"
 
@@ -109,6 +112,10 @@ struct GcRows
 	Size		entries_bytes;
 	int64		number;			/* of the record at work */
 	int64		failed;			/* of the last error, 0 = not known */
+	List	   *purged;			/* versions that must not come back, nearly always none */
+	int			version_att;	/* where a row's version stands, from 0 on */
+	int64		left_out;		/* rows that were such versions */
+	int64		left_out_before;	/* the same, until the leaf was opened */
 };
 
 void		(*gc_rows_meanwhile) (void) = NULL;
@@ -203,6 +210,12 @@ int64
 gc_rows_failed(const GcRows *rows)
 {
 	return rows->failed;
+}
+
+int64
+gc_rows_left_out(const GcRows *rows)
+{
+	return rows->left_out_before;
 }
 
 /*
@@ -312,6 +325,8 @@ prepare_columns(GcRows *rows)
 		getTypeInputInfo(att->atttypid, &function, &column->ioparam);
 		fmgr_info(function, &column->input);
 		column->typmod = att->atttypmod;
+		if (rows->spec->columns[i].is_version)
+			rows->version_att = column->att;
 		if (att->atthasdef)
 			column->missing = ExecPrepareExpr((Expr *) build_column_default(rows->leaf, column->att + 1), rows->estate);
 	}
@@ -347,6 +362,7 @@ open_step(GcRows *rows, const void *arg)
 	rows->estate->es_opened_result_relations = list_make1(rows->target);
 	rows->estate->es_output_cid = GetCurrentCommandId(true);
 	rows->bulk = GetBulkInsertState();
+	rows->purged = gc_purged_read(rows->entity->entity_id);
 	prepare_columns(rows);
 	prepare_indexes(rows);
 	triggers = rows->target->ri_TrigDesc;
@@ -364,9 +380,11 @@ gc_rows_open(GcRows *rows, TimestampTz arrived_at)
 	const GcEntity *entity = rows->entity;
 	const GcMappingSpec *spec = rows->spec;
 	MemoryContext context = rows->context;
+	int64		left_out = rows->left_out_before;
 
 	MemoryContextReset(context);
 	memset(rows, 0, sizeof(GcRows));
+	rows->left_out_before = left_out;
 	rows->entity = entity;
 	rows->spec = spec;
 	rows->context = context;
@@ -686,6 +704,11 @@ add_step(GcRows *rows, const void *arg)
 			return;				/* it wants none */
 		ExecPartitionCheck(target, slot, rows->estate, true);
 	}
+	if (rows->purged != NIL && gc_purged_is(rows->entity, rows->purged, slot, rows->version_att + 1))
+	{
+		rows->left_out++;
+		return;
+	}
 	if (rows->leaf->rd_att->constr != NULL)
 		ExecConstraints(target, slot, rows->estate);
 	rows->numbers[rows->nslots++] = row->number;
@@ -726,4 +749,5 @@ gc_rows_close(GcRows *rows)
 {
 	guarded(rows, close_step, NULL);
 	MemoryContextReset(rows->context);
+	rows->left_out_before += rows->left_out;
 }

@@ -49,4 +49,7 @@ extern int64 gc_rows_failed(const GcRows *rows);
 /* Called while rows are written, every thousand of them or so; NULL = nothing. */
 extern void (*gc_rows_meanwhile) (void);
 
+/* How many records were left out, up to the last gc_rows_close, because an operator has purged their versions. */
+extern int64 gc_rows_left_out(const GcRows *rows);
+
 #endif							/* GC_ROWS_H */

@@ -247,7 +247,7 @@ gc_dataset_verify(const GcDataset *dataset)
 	GcWindow	now;
 	ListCell   *lc;
 
-	gc_require_read_committed("verify");
+	gc_require_read_committed("verify a dataset");
 	if (window_start > GetCurrentTimestamp())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

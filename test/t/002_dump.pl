@@ -31,6 +31,7 @@ $node->safe_psql('source', q{
 	SELECT guest_context.apply('shop.prices', json_agg(json_build_object('ref', i::text, 'price', -i,
 		'modified_at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))) FROM generate_series(1, 20) i;
 	SELECT guest_context.create_dataset('shop.prices', now());
+	SELECT guest_context.purge_version('shop.prices', '51', '2066-01-01Z', 'stays away after a restore too');
 });
 
 my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump.sql';
@@ -48,6 +49,9 @@ sub dump_of
 	return $out;
 }
 is(dump_of('target'), dump_of('source'), 'the restored database dumps the same');
+
+is($node->safe_psql('target', q{SELECT entity, key, reason FROM guest_context.purged_version}), 'shop.prices|51|stays away after a restore too',
+	'purged versions are in the dump');
 
 # Who is no superuser needs pg_read_all_data, and nothing of ours.
 $node->safe_psql('postgres', 'CREATE ROLE dumper LOGIN IN ROLE pg_read_all_data');

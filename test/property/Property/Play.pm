@@ -49,6 +49,7 @@ sub play
 		$self->change_filters if $story->{filters} && chance(60);
 		$self->insert(@{ $story->{inserts}[$phase] || [] });
 		$self->change_filters if $story->{filters} && chance(40);
+		$self->purge if chance(50);
 		$self->{check}->run($phase == @{ $story->{events} });
 	}
 	$self->{step} = 'end';
@@ -219,9 +220,9 @@ sub insert
 	for my $entity ($self->entities)
 	{
 		my @mine = grep { $_->{entity} == $entity } @records;
-		my @written = grep { $_->{apply} } @mine;
-		$self->apply($entity, @written);
-		my @rows = grep { !$_->{apply} } @mine;
+		my @written = $self->apply($entity, grep { $_->{apply} } @mine);
+		# what was left out has no place that a copy of it could take
+		my @rows = grep { !$_->{apply} && (!$_->{again_of} || defined $_->{again_of}{source}) } @mine;
 		for my $row (grep { $_->{again_of} } @rows)
 		{
 			$row->{$_} = $row->{again_of}{$_} for qw(version source partition offset arrival);
@@ -310,7 +311,34 @@ sub remember
 	return;
 }
 
-# Through apply(): deletes and upserts are calls of their own, in the order of the records.
+# Takes some versions out, by the operator's verb: those that show, and others. Not of histories that have a twin.
+sub purge
+{
+	my ($self) = @_;
+	my ($reference, $story) = ($self->{reference}, $self->{story});
+	my $sql = '';
+
+	for my $entity ($self->entities)
+	{
+		my $winners = $reference->winners($entity);
+		my $records = $reference->{records}[ $entity->{n} ];
+		my @keys = grep { /^(\d+)/ && $1 >= $story->{twins} && $1 < $story->{histories} } sort keys %$winners or next;
+		for (1 .. 12)
+		{
+			my $key = one_of(@keys);
+			my $version = chance(60) || !@{ $records->{$key} || [] } ? $winners->{$key} : one_of(@{ $records->{$key} });
+			my @texts = map { quote_value($_) } @{ $version->{key} };
+			$sql .= 'SELECT guest_context.purge_version(' . quote_value($self->view($entity)) . ', '
+			  . (@texts == 1 ? $texts[0] : 'ROW(' . join(', ', @texts) . ')::text') . ", '@{[ stamp($version->{version}) ]}');\n";
+			$reference->purge($entity, $version);
+			$story->note('purged version', $version->{h});
+		}
+	}
+	$self->{owner}->run("\\o /dev/null\n$sql\\o") if $sql;
+	return;
+}
+
+# Through apply(): deletes and upserts are calls of their own, in the order of the records. Returns those that were written.
 sub apply
 {
 	my ($self, $entity, @records) = @_;
@@ -337,7 +365,7 @@ sub apply
 SELECT gc_offset, (extract(epoch FROM gc_arrived_at) * 1000000)::bigint, (extract(epoch FROM $version) * 1000000)::bigint, gc_deleted
 FROM $versions WHERE gc_dataset = 0 AND gc_source = 0 AND gc_offset > $last AND gc_offset < 1000000000 ORDER BY gc_offset;
 SQL
-	my @in_order = map { @{ $_->[1] } } @calls;
+	my @in_order = grep { $_->{no_version} || !$self->{reference}->is_purged($entity, $_) } map { @{ $_->[1] } } @calls;
 	die sprintf("apply() was given %d records and wrote %d\n", scalar @in_order, scalar @written) if @in_order != @written;
 	for my $record (@in_order)
 	{
@@ -348,7 +376,7 @@ SQL
 		@$record{qw(source partition offset arrival)} = (0, 0, $offset, $arrival);
 		$self->{applied}{ $entity->{n} } = $offset;
 	}
-	return;
+	return @in_order;
 }
 
 sub payload

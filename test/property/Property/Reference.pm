@@ -35,6 +35,23 @@ sub add_record
 	return;
 }
 
+# What an operator takes out is nowhere, and does not come back.
+sub purge
+{
+	my ($self, $entity, $version) = @_;
+	my ($n, $key) = ($entity->{n}, "$version->{h}.$version->{k}");
+
+	$self->{purged}{"$n.$key.$version->{version}"} = 1;
+	$_ = [ grep { $_->{version} != $version->{version} } @$_ ] for grep { defined } $self->{records}[$n]{$key};
+	for my $rows (map { $_->{rows}[$n] } values %{ $self->{datasets} })
+	{
+		delete $rows->{$key} if $rows->{$key} && $rows->{$key}{version} == $version->{version};
+	}
+	return;
+}
+
+sub is_purged { my ($self, $entity, $row) = @_; return $self->{purged}{"$entity->{n}.$row->{h}.$row->{k}.$row->{version}"} }
+
 # Where the window of an entity begins, and the dataset's rows of it.
 sub window
 {
@@ -87,13 +104,14 @@ sub seal_external
 	for my $entity (@entities)
 	{
 		my %newest;
-		for my $row (@{ $event->{rows}[ $entity->{n} ] || [] })
+		my @loaded = grep { !$self->is_purged($entity, $_) } @{ $event->{rows}[ $entity->{n} ] || [] };
+		for my $row (@loaded)
 		{
 			my $newest = \$newest{"$row->{h}.$row->{k}"};
 			my $order = $$newest ? $row->{version} <=> $$newest->{version} || bytes($row) cmp bytes($$newest) : 1;
 			$$newest = { %$row, source => -1, partition => 0, offset => 0, arrival => INFINITY } if $order > 0;
 		}
-		my %alive = map { ("$_->{h}.$_->{k}" => 1) } grep { !$_->{deleted} } @{ $event->{rows}[ $entity->{n} ] || [] };
+		my %alive = map { ("$_->{h}.$_->{k}" => 1) } grep { !$_->{deleted} } @loaded;
 		my $winners = $self->winners($entity);
 		for my $key (keys %$winners)
 		{

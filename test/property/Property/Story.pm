@@ -29,7 +29,7 @@ our @features = (
 	'dataset row in its window', 'default', 'delete', 'delete and insert at one time', 'expires at this moment', 'expiry',
 	'external dataset', 'key twice in a dataset', 'late record', 'no parent', 'null', 'object child', 'other parent',
 	'permuted and repeated', 'read twice', 'read twice at other times', 'read with an old snapshot', 'rollback', 'second activation',
-	'key filter', 'partition with its columns elsewhere', 'record that comes after its key filter', 'records written and undone', 'partitions dropped', 'tie', 'tie in a dataset', 'tombstone in a dataset', 'tombstone taken over', 'tombstone with values', 'two levels of children', 'window with more rows than planned',
+	'key filter', 'partition with its columns elsewhere', 'record that comes after its key filter', 'records written and undone', 'partitions dropped', 'purged version', 'tie', 'tie in a dataset', 'tombstone in a dataset', 'tombstone taken over', 'tombstone with values', 'two levels of children', 'window with more rows than planned',
 	'arrival at the start of a window', 'arrival just before a window', 'arrival just after a window begins', 'arrival where a partition begins',
 	map { "plan: $_" } @plans);
 
