@@ -3,7 +3,7 @@
 # Targets that the scripts carry out. They are handled before anything asks for
 # pg_config, because they can also be what installs the server's headers.
 SCRIPTED = check quick regress isolation tap lint build-clang decode-check reader-check \
-           property mutants check-sanitizers check-valgrind check-matrix demo bench bench-peers help
+           property mutants check-long check-sanitizers check-valgrind check-matrix demo bench bench-peers help
 
 ifneq ($(filter $(SCRIPTED),$(MAKECMDGOALS)),)
 
@@ -49,6 +49,7 @@ endif
 #: make build-clang    compile everything with clang, warnings as errors
 #: make installcheck   regress and isolation tests against a running server that has the extension
 #: make check-matrix   the suites on other PostgreSQL versions in chroots; VERSIONS="17 18" (root)
+#: make check-long   random faults while records come, 20 seeds; SEED=n RUNS=n FAULTS=n
 #: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
 #: make demo           a throw-away server, a broker, and the worked example, in a minute; KAFKA=apache for Apache's broker
@@ -78,13 +79,13 @@ ISOLATION_OPTS = --inputdir=test --encoding=UTF8 --load-extension=guest_context 
 PG_CPPFLAGS  = -I$(srcdir)/src
 PG_CFLAGS    = -std=gnu11 -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
                -Wno-missing-field-initializers
-# WERROR=1 makes warnings errors, ASSERT=1 compiles the server's Assert() into
-# our code: together they are the tested build.
+# WERROR=1 makes warnings errors, ASSERT=1 compiles the server's Assert() and our
+# fault points (common/fault_point.h) into our code: together they are the tested build.
 ifdef WERROR
 PG_CFLAGS   += -Werror
 endif
 ifdef ASSERT
-PG_CPPFLAGS += -DUSE_ASSERT_CHECKING
+PG_CPPFLAGS += -DUSE_ASSERT_CHECKING -DGC_FAULT_POINTS
 endif
 EXTRA_CLEAN  = build
 
@@ -112,7 +113,7 @@ FORCE:
 READER        = build/guest_context_reader
 READER_SRC    = $(wildcard src/reader/*.c src/common/*.c)
 READER_BASE   = -std=gnu11 -g -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
-                $(if $(WERROR),-Werror) -D_GNU_SOURCE -DFRONTEND -DUSE_PRIVATE_ENCODING_FUNCS $(if $(ASSERT),-DUSE_ASSERT_CHECKING) \
+                $(if $(WERROR),-Werror) -D_GNU_SOURCE -DFRONTEND -DUSE_PRIVATE_ENCODING_FUNCS $(if $(ASSERT),-DUSE_ASSERT_CHECKING -DGC_FAULT_POINTS) \
                 -Isrc -I$(shell $(PG_CONFIG) --includedir-server) $(shell pkg-config --cflags rdkafka 2>/dev/null) $(COPT)
 READER_FLAGS  = -O2 -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE -pie -Wl,-z,relro,-z,now $(READER_BASE)
 READER_LIBS   = $(shell pkg-config --libs rdkafka 2>/dev/null) -L$(shell $(PG_CONFIG) --pkglibdir) \
@@ -201,7 +202,7 @@ decode-run: build/gc_decode_test build/gc_decode_test_asan
 
 # The reader program over a socket, as the server would have it: against the library's mock cluster
 # and files, then frames that make no sense, to a reader built with sanitizers.
-READER_TEST_SRC = $(wildcard test/reader/*.c) src/common/frame.c
+READER_TEST_SRC = $(wildcard test/reader/*.c) src/common/frame.c src/common/fault_point.c
 
 build/gc_reader_test: $(READER_TEST_SRC) $(wildcard test/reader/*.h) $(HEADERS_ALL) build/flags | librdkafka
 	@mkdir -p build

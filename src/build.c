@@ -27,6 +27,7 @@
 #include "utils/wait_event.h"
 
 #include "catalog.h"
+#include "common/fault_point.h"
 #include "compat.h"
 #include "dataset.h"
 #include "launcher.h"
@@ -229,7 +230,9 @@ build_leaves(int32 dataset_id)
 	guc_level = gc_enter();
 	build(open_for_build(dataset_id));
 	gc_leave(guc_level);
+	GC_FAULT("before the commit of a built dataset");
 	end_step();
+	GC_FAULT("built dataset committed");
 }
 
 /* All that is still to do: an earlier attempt may have come as far as the seal. */

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "common/fault_point.h"
 #include "compat.h"
 #include "dataset.h"
 #include "guest_context.h"
@@ -166,6 +167,7 @@ switch_to(const GcDataset *dataset, int32 active, const char *verb, const char *
 					   " WHERE m.dataset_id OPERATOR(pg_catalog.=) $1 AND s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
 					   " AND s.deletes_unproven_since IS NOT NULL", 1,
 					   INT4OID, Int32GetDatum(dataset->dataset_id));
+	GC_FAULT("active dataset switched");
 
 	/* cached plans know the leaves of the dataset before */
 	foreach(lc, gc_entity_tree(root->entity_id))

@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "common/fault_point.h"
 #include "compat.h"
 #include "dataset.h"
 #include "purge.h"
@@ -210,6 +211,7 @@ seal_member(const GcDataset *dataset, GcMember *member, bool counted)
 	PushActiveSnapshot(GetLatestSnapshot());
 	loaded = gc_owner_count(member->entity->owner, psprintf("SELECT count(*) FROM %s", staging));
 	gc_leaf_make(dataset, member, newest_loaded(member), &counts);
+	GC_FAULT("leaf of a sealed dataset made");
 	PopActiveSnapshot();
 
 	superseded = loaded - counts.rows - counts.tombstones;
@@ -258,6 +260,7 @@ gc_seal_dataset(PG_FUNCTION_ARGS)
 	foreach(lc, dataset->members)
 		rows += seal_member(dataset, lfirst(lc), !PG_ARGISNULL(1));
 	gc_dataset_sealed(dataset);
+	GC_FAULT("dataset sealed");
 	gc_leave(guc_level);
 	PG_RETURN_INT64(rows);
 }

@@ -36,6 +36,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "common/fault_point.h"
 #include "compat.h"
 #include "freshness.h"
 #include "guest_context.h"
@@ -167,6 +168,7 @@ bury(Batch *batch, const GcItem *item, const Bad *bad)
 	values[9] = CStringGetTextDatum(bad->message);
 	values[10] = bad->detail && *bad->detail ? CStringGetTextDatum(bad->detail) : (Datum) 0;
 	nulls[10] = bad->detail && *bad->detail ? ' ' : 'n';
+	GC_FAULT("before a dead letter");
 	SPI_connect();
 	gc_catalog_execute_kept(&plan, "INSERT INTO guest_context._dead_letter (changelog_id, source, partition, record_offset, record_time,"
 					   " key, value, headers, sqlstate, message, detail)"
@@ -174,6 +176,7 @@ bury(Batch *batch, const GcItem *item, const Bad *bad)
 					   11, types, values, nulls, SPI_OK_INSERT);
 	SPI_finish();
 	batch->ndead++;
+	GC_FAULT("dead letter written");
 }
 
 /* It ends before this item, and, where `halt` says why, the changelog halts there. */
@@ -287,6 +290,7 @@ advance(Batch *batch, int partition, int64 to_offset, GcAnchor anchor)
 	SPI_finish();
 	batch->booked = true;
 	gc_freshness_changed(changelog->entity);
+	GC_FAULT("row of the ledger written");
 	return moved;
 }
 
@@ -630,12 +634,14 @@ write_batch(Batch *batch, WriteMode mode)
 	gc_entity_check_exists(entity, entity->view);
 	gc_writer_lock(ingest->root->versions, RowExclusiveLock);
 	batch->now = GetCurrentTimestamp();
+	GC_FAULT("before rows");
 	if (mode == FAST)
 		write_fast(batch);
 	else if (mode == CHECKED)
 		write_checked(batch);
 	else
 		write_careful(batch);
+	GC_FAULT("rows written");
 	bury_bad(batch);
 	for (int i = 0; i < ingest->topic->npartitions; i++)
 	{
@@ -657,6 +663,7 @@ gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint)
 		return;
 	gc_ingest_begin();
 	written = gc_changelog_note(ingest->changelog->changelog_id, gc_work.worker, GC_HALT_NONE, -1, -1, reason, hint);
+	GC_FAULT("before the commit of a wait");
 	gc_ingest_commit();
 	if (reason != NULL && ingest->noted == NULL)
 		ereport(LOG,
@@ -699,7 +706,9 @@ gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, con
 	gc_ingest_begin();
 	(void) gc_changelog_note(ingest->changelog->changelog_id, gc_work.worker, kind, partition, offset, reason, hint);
 	gc_freshness_changed(ingest->changelog->entity);
+	GC_FAULT("before the commit of a halt");
 	gc_ingest_commit();
+	GC_FAULT("halt committed");
 	say_halt(ingest, partition, offset, reason);
 }
 
@@ -772,6 +781,7 @@ gc_ingest_apply(GcIngest *ingest)
 		{
 			gc_ingest_begin();
 			written = write_batch(&batch, mode);
+			GC_FAULT("before the commit of a batch");
 			if (written)
 				gc_ingest_commit();
 			else
@@ -786,6 +796,7 @@ gc_ingest_apply(GcIngest *ingest)
 		}
 		PG_END_TRY();
 		MemoryContextSwitchTo(caller);
+		GC_FAULT("batch committed");
 		ndead = batch.ndead;
 
 		if (error != NULL)

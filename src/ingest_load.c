@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "common/fault_point.h"
 #include "compat.h"
 #include "dataset.h"
 #include "guest_context.h"
@@ -527,6 +528,7 @@ begin_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	for (int i = 0; i < topic->npartitions; i++)
 		gc_ledger_begin(ingest->changelog, i, offsets[i]);
 	gc_ingest_commit();
+	GC_FAULT("partition begun");
 	return true;
 }
 

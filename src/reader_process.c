@@ -39,6 +39,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "common/fault_point.h"
 #include "reader_process.h"
 #include "server_options.h"
 
@@ -505,7 +506,10 @@ write_out(GcReader *reader)
 {
 	while (reader->out.len > 0)
 	{
-		ssize_t		sent = send(reader->socket, reader->out.data, reader->out.len, MSG_NOSIGNAL);
+		ssize_t		sent;
+
+		GC_FAULT_HALF("server: half of a frame sent", reader->socket, reader->out.data, reader->out.len);
+		sent = send(reader->socket, reader->out.data, reader->out.len, MSG_NOSIGNAL);
 
 		if (sent < 0 && errno == EINTR)
 			continue;

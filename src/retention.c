@@ -56,6 +56,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "common/fault_point.h"
 #include "compat.h"
 #include "dataset.h"
 #include "maintenance.h"
@@ -464,6 +465,7 @@ drop_leaf(const GcEntity *entity, void *arg)
 				if (leaving->marked)
 					finalize(leaving);
 				gc_run_ddl(psprintf("DROP TABLE %s", leaf), entity->owner);
+				GC_FAULT("leaf dropped");
 			}
 			take_off_list(leaving);
 			gc_step_end();
@@ -475,7 +477,11 @@ drop_leaf(const GcEntity *entity, void *arg)
 			announce_gone(leaving);
 		gc_step_end();
 		if (obstacle == NULL)
+		{
+			GC_FAULT("before a leaf is detached");
 			detach(parent, leaf);
+			GC_FAULT("leaf detached");
+		}
 		else if (!gc_worker_nap())
 		{
 			gc_step_waits(entity, action_of(leaving), "%s", obstacle);

@@ -28,6 +28,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "common/fault_point.h"
 #include "compat.h"
 #include "tree.h"
 
@@ -281,6 +282,7 @@ gc_speed_leaves_ensure(const GcEntity *entity, TimestampTz until)
 		return made;
 	}
 	made += make_leaves(entity, &lower, until, DT_NOEND);
+	GC_FAULT("speed leaves made");
 	values[0] = ObjectIdGetDatum(entity->versions);
 	values[1] = TimestampTzGetDatum(lower);
 	SPI_connect();

@@ -7,6 +7,7 @@
  * what does not fit makes a frame bad.
  */
 #include "common.h"
+#include "fault_point.h"
 #include "frame.h"
 
 #ifndef FRONTEND
@@ -108,6 +109,7 @@ gc_frame_finish(GcFrameBuffer *buffer)
 
 	Assert(len <= GC_FRAME_MAX);
 	memcpy(buffer->data + buffer->start, &head, sizeof(head));
+	gc_fault_frame(buffer->data[buffer->start + sizeof(head)], "made");
 	buffer->start = buffer->len;
 }
 
@@ -155,6 +157,7 @@ gc_frame_next(const char *bytes, size_t len, GcFrame *frame)
 	frame->at = bytes + GC_FRAME_HEAD;
 	frame->end = bytes + sizeof(size) + size;
 	frame->bad = false;
+	gc_fault_frame(frame->type, "taken");
 	return (ssize_t) (sizeof(size) + size);
 }
 

@@ -15,6 +15,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/fault_point.h"
+
 #define OUT_LEAST			(256 * 1024)	/* bytes that may wait to be written */
 #define OUT_MOST			(8 * 1024 * 1024)
 #define READ_AT_ONCE		(64 * 1024)
@@ -65,8 +67,10 @@ write_out(void)
 {
 	while (out_done < gc_out.len)
 	{
-		ssize_t		n = send(STDIN_FILENO, gc_out.data + out_done, gc_out.len - out_done, MSG_DONTWAIT | MSG_NOSIGNAL);
+		ssize_t		n;
 
+		GC_FAULT_HALF("reader: half of a frame sent", STDIN_FILENO, gc_out.data + out_done, gc_out.len - out_done);
+		n = send(STDIN_FILENO, gc_out.data + out_done, gc_out.len - out_done, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
