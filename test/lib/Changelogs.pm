@@ -5,6 +5,15 @@
 #	my $node = changelogs_node($kafka);			# a server, role app, its schema shop, server events
 #	app(q{SELECT ...});							# as the role app
 #	becomes(q{SELECT ...}, 'answer', 'name');	# within 30 seconds
+#
+# With `use Changelogs qw(:DEFAULT :items)` and items_entity(), an entity shop.items (ref, n, modified_at), which many changelogs may feed:
+#
+#	changelog('topic');							# shop.items/topic, further arguments of create_changelog may follow
+#	$kafka->produce('topic', [ item('a', 1), at(2, 'b', 1) ]);	# each newer than the one before; in a partition
+#	shows('a', 1, 'name');
+#	becomes(status('topic'), 'running', 'name');	# state and message
+#
+#	on_node($other);							# all this at another server from now on
 package Changelogs;
 
 use strict;
@@ -16,8 +25,11 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(changelogs_node app app_fails becomes happens ingest_pid reader_pid sql);
+our @EXPORT = qw(changelogs_node app app_fails becomes happens ingest_pid on_node reader_pid sql);
+our %EXPORT_TAGS = (items => [ qw(at changelog item items_entity shows status) ]);
+Exporter::export_ok_tags('items');
 my $node;
+my $stamp = 0;
 
 # Further lines of postgresql.conf may follow.
 sub changelogs_node
@@ -41,6 +53,7 @@ sub changelogs_node
 	return $node;
 }
 
+sub on_node { ($node) = @_; return }
 sub sql { my ($sql) = @_; return $node->safe_psql('postgres', $sql) }
 sub app { my ($sql) = @_; return $node->safe_psql('postgres', "SET ROLE app; $sql") }
 
@@ -75,6 +88,25 @@ sub happens
 	like($got, $pattern, $name);
 	return time - $begun;
 }
+
+sub items_entity
+{
+	return app(q{
+		CREATE TYPE shop.item_shape AS (ref text, n int, modified_at timestamptz);
+		SELECT guest_context.create_entity('shop.items', 'shop.item_shape')});
+}
+
+sub item
+{
+	my ($ref, $n) = @_;
+	$stamp++;
+	return [ $ref, sprintf '{"ref":"%s","n":%d,"modifiedAt":"2024-03-24T12:%02d:%02dZ"}', $ref, $n, $stamp / 60 % 60, $stamp % 60 ];
+}
+
+sub at { my ($partition, $ref, $n) = @_; return [ @{ item($ref, $n) }, undef, $partition ] }
+sub status { my ($topic) = @_; return "SELECT concat_ws(' ', state, message) FROM guest_context.status WHERE changelog = 'shop.items/$topic'" }
+sub changelog { my ($topic, $more) = @_; return app("SELECT guest_context.create_changelog('shop.items', 'events', '$topic'" . ($more ? ", $more" : '') . ')') }
+sub shows { my ($ref, $n, $name, $seconds) = @_; return becomes("SELECT n FROM shop.items WHERE ref = '$ref'", $n, $name, $seconds) }
 
 sub ingest_pid { return $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'guest_context ingest' LIMIT 1}) }
 

@@ -3,26 +3,16 @@
 use strict;
 use warnings;
 
-use Changelogs;
+use Changelogs qw(:DEFAULT :items);
 use Kafka;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $kafka = Kafka->start;
 my $node = changelogs_node($kafka);
-app(q{
-	CREATE TYPE shop.item_shape AS (ref text, n int, modified_at timestamptz);
-	SELECT guest_context.create_entity('shop.items', 'shop.item_shape');
-});
+items_entity();
 my $begun = time;
 sub lap { note sprintf '%.1f s: %s', time - $begun, $_[0] }
-
-my $stamp = 0;
-sub item { my ($ref, $n) = @_; $stamp++; return [ $ref, sprintf '{"ref":"%s","n":%d,"modifiedAt":"2024-03-24T12:%02d:%02dZ"}', $ref, $n, $stamp / 60 % 60, $stamp % 60 ] }
-sub at { my ($partition, $ref, $n) = @_; my $item = item($ref, $n); return [ @$item, undef, $partition ] }
-sub status { my ($topic) = @_; return "SELECT concat_ws(' ', state, message) FROM guest_context.status WHERE changelog = 'shop.items/$topic'" }
-sub changelog { my ($topic, $more) = @_; app("SELECT guest_context.create_changelog('shop.items', 'events', '$topic'" . ($more ? ", $more" : '') . ')') }
-sub shows { my ($ref, $n, $name, $seconds) = @_; return becomes("SELECT n FROM shop.items WHERE ref = '$ref'", $n, $name, $seconds) }
 
 # --- a topic that is not there yet, and partitions that are added
 
