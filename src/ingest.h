@@ -141,6 +141,7 @@ typedef struct GcWork
 	char	   *server_problem; /* why no broker answers, as the reader says */
 	TimestampTz heard_at;		/* when something of the server's came last */
 	TimestampTz asked_at;		/* when all topics were asked for last */
+	TimestampTz refused_at;		/* that it is the login; 0 = it is not */
 	bool		silent;			/* it has no answer, for too long */
 } GcWork;
 

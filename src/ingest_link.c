@@ -67,6 +67,7 @@ server_state(GcFrame *frame)
 	if (gc_work.server_problem != NULL)
 		pfree(gc_work.server_problem);
 	gc_work.server_problem = NULL;
+	gc_work.refused_at = state == GC_SERVER_AUTHENTICATION ? GetCurrentTimestamp() : 0;
 	if (state != GC_SERVER_UP)
 		gc_work.server_problem = psprintf("%s: %s", state == GC_SERVER_AUTHENTICATION ? "the server refuses the login" :
 										  state == GC_SERVER_FAILED ? "the reader cannot go on" :

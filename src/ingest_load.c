@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -24,6 +25,7 @@
 #include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "common/fault_point.h"
@@ -45,6 +47,22 @@ server_name(void)
 	ForeignServer *server = GetForeignServerExtended(gc_work.server, FSV_MISSING_OK);
 
 	return server == NULL ? NULL : server->servername;
+}
+
+/* Another text when the options of the server, or the owner's mapping on it, are others. In a transaction. */
+static char *
+connection_version(void)
+{
+	HeapTuple	server = SearchSysCache1(FOREIGNSERVEROID, ObjectIdGetDatum(gc_work.server));
+	HeapTuple	mapping = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(gc_work.owner), ObjectIdGetDatum(gc_work.server));
+	char	   *text = psprintf("%u/%u ", HeapTupleIsValid(server) ? HeapTupleHeaderGetRawXmin(server->t_data) : 0,
+								HeapTupleIsValid(mapping) ? HeapTupleHeaderGetRawXmin(mapping->t_data) : 0);
+
+	if (HeapTupleIsValid(server))
+		ReleaseSysCache(server);
+	if (HeapTupleIsValid(mapping))
+		ReleaseSysCache(mapping);
+	return text;
 }
 
 /* What the worker works on, as a text: another one means that it must load anew. In a transaction. */
@@ -73,7 +91,7 @@ gc_ingest_catalogue(void)
 	text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 	text = MemoryContextStrdup(caller, text ? text : "");
 	SPI_finish();
-	return text;
+	return *text == '\0' ? text : psprintf("%s%s", connection_version(), text);	/* nothing to do stays nothing */
 }
 
 static GcTopic *
@@ -211,6 +229,7 @@ unload(void)
 	gc_work.topics = NIL;
 	gc_work.loaded = NULL;
 	gc_work.server_problem = NULL;
+	gc_work.refused_at = 0;
 	gc_work.silent = false;
 	MemoryContextReset(gc_work.load_context);
 }

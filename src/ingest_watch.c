@@ -28,6 +28,7 @@
 #define SILENT_SECONDS		5	/* without an answer */
 #define BEHIND_SECONDS		10	/* a partition does not go on */
 #define OPEN_SECONDS		5	/* a transaction is open */
+#define REFUSED_SECONDS		30	/* a login */
 
 static bool
 longer_than(TimestampTz since, int seconds)
@@ -236,3 +237,5 @@ gc_watch(bool drained)
 			gc_watch_changelog(lfirst(lc2));
 	}
 }
+	if (longer_than(gc_work.refused_at, REFUSED_SECONDS))
+		gc_work.reload = true;	/* a file may hold another password by now */

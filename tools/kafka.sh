@@ -23,11 +23,13 @@
 # ports of 127.0.0.1: DIR/ports has lines `LISTENER HOST:PORT`, DIR/pid its process.
 # PLAINTEXT is always there; who comes that way may do everything.
 #
+# KAFKA_VERSION names another version than that of the tests.
+#
 # The cache is $GC_CACHE/kafka-VERSION. GC_CACHE is by default guest_context in
 # $XDG_CACHE_HOME, else in ~/.cache, for root in /var/cache: the servers that root's
 # tests start run as somebody who cannot look into root's home.
 
-kafka_version=4.2.0
+kafka_version=${KAFKA_VERSION:-4.2.0}
 kafka_log4j=2.25.3
 : "${GC_CACHE:=${XDG_CACHE_HOME:-$([ "$(id -u)" -eq 0 ] && echo /var/cache || echo "${HOME:-}/.cache")}/guest_context}"
 export GC_CACHE

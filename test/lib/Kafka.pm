@@ -32,12 +32,15 @@ my $root = abs_path(dirname(__FILE__) . '/../..');
 my $script = "$root/tools/kafka.sh";
 my $helper = $ENV{GC_PRODUCER} // "$root/build/gc_producer";
 my (@brokers, $count);
+my $version;    # of all brokers of this test, undef: kafka.sh's own
 my $owner = $$;
 
 # Runs kafka.sh and returns what it prints; what it complains of goes to the test's log.
 sub _script
 {
 	my (@command) = @_;
+	local %ENV = %ENV;
+	$ENV{KAFKA_VERSION} = $version if defined $version;
 	open my $out, '-|', 'bash', $script, @command or croak "cannot run $script: $!";
 	local $/;
 	my $text = <$out> // '';
@@ -50,6 +53,7 @@ sub _script
 #	users => { name => password }		listeners SASL_PLAINTEXT, with tls SASL_SSL
 #	settings => { name => value }		of the broker
 #	join => $broker				a further broker of that one's cluster
+#	version => '3.9.1'			another one; all brokers of a test are of one version
 sub start
 {
 	my ($class, %option) = @_;
@@ -67,7 +71,8 @@ sub start
 	push @options, map { ('--set', "$_=$option{settings}{$_}") } sort keys %{ $option{settings} // {} };
 	push @options, '--join', $option{join}{dir} if $option{join};
 	push @options, '--log', "$ENV{TESTLOGDIR}/$name.log" if $ENV{TESTLOGDIR};
-	delete @option{qw(tls users settings join)};
+	$version = $option{version} if $option{version};
+	delete @option{qw(tls users settings join version)};
 	croak 'unknown options: ' . join ' ', keys %option if %option;
 
 	my $self = bless { dir => $dir, transactions => 0 }, $class;
