@@ -157,7 +157,14 @@ take_error(rd_kafka_event_t *event)
 	state = gc_kafka_state(err);
 	if (rd_kafka_event_error_is_fatal(event))
 		state = GC_SERVER_FAILED;
-	if (state != 0)
+	if (state == GC_SERVER_AUTHENTICATION)
+	{
+		char		advised[768];
+
+		snprintf(advised, sizeof(advised), "%s%s", text, gc_kafka_login_advice());
+		gc_loop_server(state, advised);
+	}
+	else if (state != 0)
 		gc_loop_server(state, text);
 	else
 		gc_loop_log(5, text);

@@ -21,6 +21,7 @@ typedef enum GcKafkaUse
 extern bool gc_kafka_settings(const GcSettings *settings, char *text, size_t size);
 extern rd_kafka_t *gc_kafka_new(GcKafkaUse use, char *text, size_t size);
 extern const char *gc_kafka_group(void);
+extern const char *gc_kafka_login_advice(void);
 
 /* kafka.c */
 extern GcTrouble gc_kafka_trouble(rd_kafka_resp_err_t err);

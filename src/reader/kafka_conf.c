@@ -15,6 +15,22 @@ static rd_kafka_conf_t *base;	/* with the server's options; every handle is made
 static char *group;
 static uint64 memory;
 
+/*
+ * Up to 2.6.0 the library repeats its part of SCRAM's nonce (confluentinc/librdkafka#4895), which Kafka 4 does not take any
+ * more: it says that the password is wrong.
+ */
+const char *
+gc_kafka_login_advice(void)
+{
+	char		mechanism[32] = "";
+	size_t		size = sizeof(mechanism);
+
+	if (rd_kafka_version() >= 0x020601ff || rd_kafka_conf_get(base, "sasl.mechanism", mechanism, &size) != RD_KAFKA_CONF_OK ||
+		strncmp(mechanism, "SCRAM", 5) != 0)
+		return "";
+	return "; if the password is right: librdkafka before 2.6.1 cannot log in by SCRAM at Kafka 4, by PLAIN over TLS it can";
+}
+
 const char *
 gc_kafka_group(void)
 {
