@@ -275,7 +275,8 @@ apply_all(long until)
 
 			if (!ingest->stopped && !ingest->moved && ingest->halt_reason != NULL)
 			{
-				gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->halt_partition, ingest->halt_offset, ingest->halt_reason, NULL);
+				gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->halt_partition, ingest->halt_offset, ingest->halt_reason,
+							   gc_ingest_skip_hint(ingest, ingest->halt_partition, ingest->halt_offset, ingest->halt_through));
 			}
 			if (ingest->stopped || !ingest->moved)
 				continue;
@@ -381,9 +382,15 @@ turn(void)
 		looked = GetCurrentTimestamp();
 	}
 	if (gc_work.reader->closed)
+	{
+		char	   *how = gc_reader_death(gc_work.reader);
+
+		gc_unreadable_died_reading(how);
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("the reader %s", gc_reader_death(gc_work.reader))));
+				 errmsg("the reader %s", how)));
+	}
+	gc_unreadable_turn();
 	if (!gc_work.reload && !gc_work.refresh && wait > 0)
 		gc_ingest_wait(wait);
 }

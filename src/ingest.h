@@ -1,7 +1,8 @@
 /*
  * ingest.h: what the ingest worker's parts share: ingest.c is its loop, ingest_load.c finds out what there
  * is to do and where to go on, ingest_link.c talks to the reader, ingest_watch.c says why a changelog
- * waits, ingest_apply.c writes to the tables. replay.c does its work with them too, in a session.
+ * waits, ingest_unreadable.c finds a way around what cannot be read, ingest_apply.c writes to the tables. replay.c does its
+ * work with them too, in a session.
  */
 #ifndef GC_INGEST_H
 #define GC_INGEST_H
@@ -35,6 +36,7 @@ typedef struct GcPartition
 	uint64		owed;			/* bytes of frames that were taken and may be sent again */
 	char	   *problem;		/* what the reader last said is the matter and goes away by itself */
 	TimestampTz behind_since;	/* there is more than was read, and nothing has come; 0 = not so */
+	bool		assigned_again; /* because of that */
 	TimestampTz open_since;		/* a transaction is open that holds back what lies behind; 0 = none */
 	GcAnchor	anchor;			/* the last record */
 	GcAnchor	proven;			/* one that was there when looked for, or is to be looked for */
@@ -96,6 +98,7 @@ typedef struct GcIngest
 	char	   *halt_reason;	/* it is to halt behind what is pending */
 	int32		halt_partition;
 	int64		halt_offset;
+	int64		halt_through;	/* the last offset that cannot be read there */
 	char	   *noted;			/* what the catalogue says that it waits for */
 	bool		noted_known;	/* and that it does */
 	int64		recent;			/* records since the last look at the share of dead letters */
@@ -139,9 +142,9 @@ typedef struct GcWork
 	bool		refresh;		/* what has changed */
 	TimestampTz reload_at;		/* but not before */
 	char	   *server_problem; /* why no broker answers, as the reader says */
+	TimestampTz refused_at;		/* that it is the login; 0 = it is not */
 	TimestampTz heard_at;		/* when something of the server's came last */
 	TimestampTz asked_at;		/* when all topics were asked for last */
-	TimestampTz refused_at;		/* that it is the login; 0 = it is not */
 	bool		silent;			/* it has no answer, for too long */
 } GcWork;
 
@@ -182,6 +185,9 @@ extern void gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64
 /* The same for offsets that are gone: lost has GC_LOST_NUMBERS for each of nlost partitions. */
 extern void gc_ingest_halt_lost(GcIngest *ingest, const int64 *lost, int nlost);
 
+/* The call that skips records, for hints. */
+extern char *gc_ingest_skip_hint(const GcIngest *ingest, int32 partition, int64 offset, int64 through);
+
 /* Says what it waits for; NULL: nothing any more. Writes only what has changed. */
 extern void gc_ingest_waits(GcIngest *ingest, const char *reason, const char *hint);
 
@@ -204,11 +210,11 @@ extern void gc_partition_assign(GcPartition *partition, int64 offset);
 /* Shares what may be on the way among partitions that are to be assigned. */
 extern void gc_credit_share(int npartitions);
 
+/* From where the reader must read a partition: the least that one of the changelogs needs; -1 = none does. */
+extern int64 gc_ingest_needed(GcTopic *topic, int partition);
+
 /* So many bytes more may be on the way. */
 extern void gc_give_credit(GcPartition *partition, uint64 bytes);
-
-/* What a reader says of a topic's partitions: arrays by partition of low and high, -1 = not known. */
-extern int	gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs);
 
 /* Is this record another one than the anchor? *proven: it is the same one. */
 extern bool gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven);
@@ -226,8 +232,15 @@ extern bool gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int6
 
 /* Asks, and leaves the answer to gc_ingest_take; the question's number. */
 extern uint32 gc_ingest_ask_later(GcQuery what, const char *topic, int32 partition, int64 number);
+
+/* The same of any reader, and for so long; the answer comes as a frame. */
+extern uint32 gc_reader_ask(GcReader *reader, GcQuery what, uint32 milliseconds, const char *topic, int32 partition,
+							int64 number);
 extern char *gc_frame_string(GcFrame *frame);
 extern int64 gc_string_number(const char *text);
+
+/* What a reader says of a topic's partitions: arrays by partition of low and high, -1 = not known. */
+extern int	gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs);
 
 /* ingest_watch.c: asks what is to be asked from time to time, and says why changelogs wait. */
 extern void gc_watch(bool drained);
@@ -235,6 +248,16 @@ extern void gc_watch_changelog(GcIngest *ingest);
 
 /* An answer to what it has asked, behind the trouble; NULL: none, because of a problem. */
 extern void gc_watch_answer(uint32 query, GcFrame *answer, const char *problem);
+
+/* ingest_unreadable.c: places behind which the reader does not come. The reader has died: there, or somewhere. */
+extern void gc_unreadable_died(const char *topic, int32 partition, int64 offset);
+extern void gc_unreadable_died_reading(const char *how);
+extern bool gc_unreadable_suspected(void);
+extern GcPartition *gc_unreadable_alone(void);
+extern char *gc_unreadable_waits(void);
+extern void gc_unreadable_found(GcPartition *partition, int64 offset, const char *reason);
+extern bool gc_unreadable(GcPartition *partition, int64 from);
+extern void gc_unreadable_turn(void);
 
 /* Step of maintenance: starts ingest workers of the owner that are missing. */
 extern void gc_ingest_start(Oid owner);

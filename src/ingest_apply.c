@@ -689,6 +689,17 @@ say_halt(GcIngest *ingest, int32 partition, int64 offset, const char *reason)
 	ingest->topic->stale = gc_work.refresh = true;
 }
 
+char *
+gc_ingest_skip_hint(const GcIngest *ingest, int32 partition, int64 offset, int64 through)
+{
+	const char *name = quote_literal_cstr(ingest->changelog->name);
+	char	   *hint = psprintf("SELECT guest_context.skip(%s, %d, %lld, 'reason'), or mend it and SELECT guest_context.resume(%s);",
+								name, partition, (long long) through, name);
+
+	return through == offset ? hint :
+		psprintf("the first offset behind it that can be read is %lld: %s", (long long) through + 1, hint);
+}
+
 void
 gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, const char *reason, const char *hint)
 {
@@ -699,8 +710,7 @@ gc_ingest_halt(GcIngest *ingest, GcHalt kind, int32 partition, int64 offset, con
 	if (hint == NULL && kind == GC_HALT_TOPIC)
 		hint = psprintf("SELECT guest_context.accept_topic(%s, 'reason');", name);
 	else if (hint == NULL && kind == GC_HALT_RECORD && partition >= 0 && offset >= 0)
-		hint = psprintf("SELECT guest_context.skip(%s, %d, %lld, 'reason'), or mend it and SELECT guest_context.resume(%s);",
-						name, partition, (long long) offset, name);
+		hint = gc_ingest_skip_hint(ingest, partition, offset, offset);
 	else if (hint == NULL)
 		hint = psprintf("SELECT guest_context.resume(%s);", name);
 	gc_ingest_begin();

@@ -78,21 +78,27 @@ server_state(GcFrame *frame)
 static uint32 last_query = 0;
 
 uint32
-gc_ingest_ask_later(GcQuery what, const char *topic, int32 partition, int64 number)
+gc_reader_ask(GcReader *reader, GcQuery what, uint32 milliseconds, const char *topic, int32 partition, int64 number)
 {
-	GcFrameBuffer *out = &gc_work.reader->out;
+	GcFrameBuffer *out = &reader->out;
 
 	if (++last_query == 0)
 		last_query = 1;
 	gc_frame_begin(out, GC_FRAME_QUERY);
 	gc_frame_put_u32(out, last_query);
 	gc_frame_put_u8(out, what);
-	gc_frame_put_u32(out, ANSWER_MS);
+	gc_frame_put_u32(out, milliseconds);
 	gc_frame_put_string(out, topic);
 	gc_frame_put_u32(out, partition);
 	gc_frame_put_u64(out, number);
 	gc_frame_finish(out);
 	return last_query;
+}
+
+uint32
+gc_ingest_ask_later(GcQuery what, const char *topic, int32 partition, int64 number)
+{
+	return gc_reader_ask(gc_work.reader, what, ANSWER_MS, topic, partition, number);
 }
 
 /* Past ok, text and trouble of an answer. */
@@ -143,6 +149,39 @@ int64
 gc_string_number(const char *text)
 {
 	return text == NULL ? -1 : strtoll(text, NULL, 10);
+}
+
+/* What the reader says of a topic's partitions: arrays by partition of low and high. */
+int
+gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs)
+{
+	uint32		nrows = gc_frame_get_u32(answer);
+	uint32		ncolumns = gc_frame_get_u32(answer);
+	int			npartitions = 0;
+
+	*lows = palloc0(sizeof(int64) * (nrows + 1));
+	*highs = palloc0(sizeof(int64) * (nrows + 1));
+	for (uint32 i = 0; i < nrows && !answer->bad; i++)
+	{
+		char	   *columns[4] = {NULL};
+
+		for (uint32 j = 0; j < ncolumns; j++)
+		{
+			char	   *text = gc_frame_string(answer);
+
+			if (j < 4)
+				columns[j] = text;
+		}
+		if (gc_string_number(columns[1]) >= 0 && gc_string_number(columns[1]) < nrows)
+		{
+			int			partition = gc_string_number(columns[1]);
+
+			(*lows)[partition] = gc_string_number(columns[2]);
+			(*highs)[partition] = gc_string_number(columns[3]);
+			npartitions = Max(npartitions, partition + 1);
+		}
+	}
+	return npartitions;
 }
 
 /*
@@ -305,6 +344,7 @@ heard_of(GcPartition *partition, int64 reached)
 {
 	partition->reached = Max(partition->reached, reached);
 	partition->behind_since = 0;
+	partition->assigned_again = false;
 	if (partition->problem != NULL)
 		pfree(partition->problem);
 	partition->problem = NULL;
@@ -465,25 +505,6 @@ static struct
 	int			times;
 }			again;
 
-/* The changelogs of a topic halt at a record, once what came before it has been applied. */
-static void
-halt_all(GcTopic *topic, int32 partition, int64 offset, const char *text)
-{
-	ListCell   *lc;
-
-	foreach(lc, topic->ingests)
-	{
-		GcIngest   *ingest = lfirst(lc);
-
-		if (ingest->stopped || ingest->halt_reason != NULL)
-			continue;
-		ingest->halt_reason = MemoryContextStrdup(topic->context,
-												  psprintf("unreadable: %s", text ? text : "unknown trouble"));
-		ingest->halt_partition = partition;
-		ingest->halt_offset = offset;
-	}
-}
-
 static void
 take_trouble(GcFrame *frame)
 {
@@ -513,9 +534,9 @@ take_trouble(GcFrame *frame)
 	if (trouble == GC_TROUBLE_TRANSIENT)
 		return;
 	/* what is wrong with a range or a topic is found by loading, with each changelog's own position */
-	if (trouble == GC_TROUBLE_UNREADABLE || trouble == GC_TROUBLE_TOO_LARGE)
+	if ((trouble == GC_TROUBLE_UNREADABLE || trouble == GC_TROUBLE_TOO_LARGE) && partition >= 0)
 	{
-		halt_all(topic, partition, offset, text);
+		gc_unreadable_found(&topic->partitions[partition], offset, text ? text : "unknown trouble");
 		return;
 	}
 	if (gc_work.reload)
@@ -533,8 +554,10 @@ take_trouble(GcFrame *frame)
 	gc_work.reload_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 250 * (INT64CONST(1) << Min(again.times, 5)));
 	if (again.times <= TRIES || trouble != GC_TROUBLE_OUT_OF_RANGE)
 		return;
+	if (partition < 0)
+		return;
 	gc_work.reload = false;
-	halt_all(topic, partition, offset, text);
+	gc_unreadable_found(&topic->partitions[partition], offset, text ? text : "unknown trouble");
 }
 
 /* To gc_ingest_ask_later, or one that came too late. */

@@ -39,6 +39,7 @@
 #define LEAST_CREDIT		(256 * 1024)
 
 static uint32 epoch = 0;
+static bool careful = false;	/* the reader fetches batch by batch */
 
 /* The server's name, NULL when it has been dropped. In a transaction. */
 static char *
@@ -237,39 +238,6 @@ unload(void)
 /*
  * Positions
  */
-
-/* What the reader says of a topic's partitions: arrays by partition of low and high. */
-int
-gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs)
-{
-	uint32		nrows = gc_frame_get_u32(answer);
-	uint32		ncolumns = gc_frame_get_u32(answer);
-	int			npartitions = 0;
-
-	*lows = palloc0(sizeof(int64) * (nrows + 1));
-	*highs = palloc0(sizeof(int64) * (nrows + 1));
-	for (uint32 i = 0; i < nrows && !answer->bad; i++)
-	{
-		char	   *columns[4] = {NULL};
-
-		for (uint32 j = 0; j < ncolumns; j++)
-		{
-			char	   *text = gc_frame_string(answer);
-
-			if (j < 4)
-				columns[j] = text;
-		}
-		if (gc_string_number(columns[1]) >= 0 && gc_string_number(columns[1]) < nrows)
-		{
-			int			partition = gc_string_number(columns[1]);
-
-			(*lows)[partition] = gc_string_number(columns[2]);
-			(*highs)[partition] = gc_string_number(columns[3]);
-			npartitions = Max(npartitions, partition + 1);
-		}
-	}
-	return npartitions;
-}
 
 /* Does this worker read it? The topic counts too, so that topics of one partition spread. */
 static bool
@@ -474,7 +442,12 @@ check_anchors(GcIngest *ingest, int partition, const Position *position, char **
 			(of->proven.offset == anchor->offset && of->proven.crc == anchor->crc))
 			continue;
 		if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, anchor->offset, &answer, problem))
+		{
+			/* it reads ahead of what it was asked for */
+			if (gc_work.reader->closed)
+				gc_unreadable_died(ingest->topic->name, partition, position->offset);
 			return false;
+		}
 		if (gc_anchor_differs(anchor, &answer, &proven))
 		{
 			gc_ingest_halt(ingest, GC_HALT_TOPIC, partition, position->offset,
@@ -700,9 +673,8 @@ place_changelog(GcIngest *ingest, const int64 *lows, const int64 *highs, char **
 	return true;
 }
 
-/* From where our reader must read a partition: the least that one of the changelogs needs; -1 = none does. */
-static int64
-needed_from(GcTopic *topic, int partition)
+int64
+gc_ingest_needed(GcTopic *topic, int partition)
 {
 	int64		least = -1;
 	ListCell   *lc;
@@ -840,6 +812,8 @@ gc_ingest_load(void)
 	int			npartitions = 0;
 	List	   *changelogs = NIL;
 	List	   *changed;
+	bool		suspected = gc_unreadable_suspected();
+	GcPartition *alone = NULL;
 	ListCell   *lc;
 
 	gc_work.reload = gc_work.refresh = false;
@@ -856,7 +830,7 @@ gc_ingest_load(void)
 		unload();
 		return;
 	}
-	if (reload || !reader_is_well())
+	if (reload || suspected || careful || !reader_is_well())
 		unload();
 	if (gc_work.loaded != NULL)
 		pfree(gc_work.loaded);
@@ -868,7 +842,8 @@ gc_ingest_load(void)
 		gc_ingest_begin();
 		gc_work.connection = connection_hash();
 		MemoryContextSwitchTo(gc_work.load_context);
-		gc_work.reader = gc_reader_start(gc_work.server, gc_work.owner, (uint64) gc_reader_memory * 1024);
+		gc_work.reader = gc_reader_start(gc_work.server, gc_work.owner, (uint64) gc_reader_memory * 1024, suspected);
+		careful = suspected;
 		gc_ingest_commit();
 		gc_work.heard_at = GetCurrentTimestamp();
 	}
@@ -883,6 +858,15 @@ gc_ingest_load(void)
 		topic->problem = MemoryContextStrdup(topic->context, problem);
 		foreach(lc2, topic->ingests)
 			gc_watch_changelog(lfirst(lc2));
+	}
+	if (gc_work.reader->closed)
+		return;					/* told by the next turn */
+	if (suspected)
+		alone = gc_unreadable_alone();
+	if (suspected && alone == NULL)
+	{
+		gc_work.reload = true;	/* with all at once again */
+		return;
 	}
 	foreach(lc, gc_work.topics)
 		for (int i = 0; i < ((GcTopic *) lfirst(lc))->npartitions; i++)
@@ -899,8 +883,13 @@ gc_ingest_load(void)
 			gc_work.reload |= ((GcIngest *) lfirst(lc2))->stopped;	/* it may run again before anybody looks */
 		gc_topic_subscribe(topic);
 		for (int i = 0; i < topic->npartitions; i++)
-			if (needed_from(topic, i) >= 0)
-				gc_partition_assign(&topic->partitions[i], needed_from(topic, i));
+		{
+			GcPartition *partition = &topic->partitions[i];
+			int64		from = gc_ingest_needed(topic, i);
+
+			if (from >= 0 && !gc_unreadable(partition, from) && (alone == NULL || alone == partition))
+				gc_partition_assign(partition, from);
+		}
 	}
 	gc_work.asked_at = GetCurrentTimestamp();
 }

@@ -80,6 +80,8 @@ gc_watch_changelog(GcIngest *ingest)
 		reason = psprintf("no news from the server since %s", second_of(gc_work.heard_at));
 	else if (topic->problem != NULL)
 		reason = topic->problem;
+	else
+		reason = gc_unreadable_waits();
 	for (int i = 0; i < topic->npartitions && reason == NULL && ingest->progress != NULL; i++)
 		reason = partition_waits(ingest, &topic->partitions[i], &hint);
 	gc_ingest_waits(ingest, reason, hint);
@@ -124,6 +126,17 @@ ask_all(void)
 	}
 }
 
+static bool
+any_pending(const GcTopic *topic)
+{
+	ListCell   *lc;
+
+	foreach(lc, topic->ingests)
+		if (((GcIngest *) lfirst(lc))->nitems > 0)
+			return true;
+	return false;
+}
+
 /* Partitions as they are now. */
 static void
 take_partitions(GcTopic *topic, GcFrame *answer, const char *problem)
@@ -163,6 +176,12 @@ take_partitions(GcTopic *topic, GcFrame *answer, const char *problem)
 			partition->behind_since = 0;
 		else if (partition->behind_since == 0)
 			partition->behind_since = GetCurrentTimestamp();
+		else if (longer_than(partition->behind_since, BEHIND_SECONDS) && !partition->assigned_again && !any_pending(topic))
+		{
+			/* the reader looks for what is wrong at the beginning, not when it has been at the end */
+			partition->assigned_again = true;
+			gc_partition_assign(partition, partition->reached);
+		}
 		if (highs[i] < partition->reached_asked)
 			gc_work.reload = true;	/* which finds out what that means */
 	}
@@ -227,6 +246,8 @@ gc_watch(bool drained)
 	if (drained)
 		gc_work.silent = unanswered && longer_than(gc_work.asked_at, SILENT_SECONDS) &&
 			longer_than(gc_work.heard_at, SILENT_SECONDS);
+	if (longer_than(gc_work.refused_at, REFUSED_SECONDS))
+		gc_work.reload = true;	/* a file may hold another password by now */
 	if (!unanswered && longer_than(gc_work.asked_at, ASK_SECONDS))
 		ask_all();
 	foreach(lc, gc_work.topics)
@@ -237,5 +258,3 @@ gc_watch(bool drained)
 			gc_watch_changelog(lfirst(lc2));
 	}
 }
-	if (longer_than(gc_work.refused_at, REFUSED_SECONDS))
-		gc_work.reload = true;	/* a file may hold another password by now */

@@ -443,8 +443,23 @@ configure(GcReader *reader, const char *kind, List *settings, uint64 memory)
 	explicit_bzero(reader->out.data, reader->out.room);
 }
 
+/* As little as can be fetched at once: a batch. */
+static List *
+batch_by_batch(List *settings)
+{
+	GcServerSetting *least = palloc0(sizeof(GcServerSetting));
+	ListCell   *lc;
+
+	least->name = "fetch.message.max.bytes";
+	least->value = "1";
+	foreach(lc, settings)
+		if (strcmp(((GcServerSetting *) lfirst(lc))->name, least->name) == 0)
+			settings = foreach_delete_current(settings, lc);
+	return lappend(settings, least);
+}
+
 GcReader *
-gc_reader_start(Oid server, Oid user, uint64 memory)
+gc_reader_start(Oid server, Oid user, uint64 memory, bool careful)
 {
 	List	   *settings = gc_server_settings(server, user);
 	Process    *process = make_process();
@@ -456,6 +471,8 @@ gc_reader_start(Oid server, Oid user, uint64 memory)
 		/* buffers stay in the context in which they begin */
 		process->reader.in = palloc(READ_BYTES);
 		process->reader.in_room = READ_BYTES;
+		if (careful && strcmp(gc_server_kind(server), "kafka") == 0)
+			settings = batch_by_batch(settings);
 		configure(&process->reader, gc_server_kind(server), settings, memory);
 	}
 	PG_CATCH();

@@ -25,9 +25,9 @@ typedef struct GcReader
  * there, and tells it to configure itself. ERROR when that cannot be: no mapping, a
  * PUBLIC mapping, options that are refused, no process. In a transaction, for
  * it reads catalogues. Memory in the current context, which must live as long as the reader: its reset
- * ends the reader. The reader dies with this process, however that ends.
+ * ends the reader. The reader dies with this process, however that ends. Careful: it fetches single batches.
  */
-extern GcReader *gc_reader_start(Oid server, Oid user, uint64 memory);
+extern GcReader *gc_reader_start(Oid server, Oid user, uint64 memory, bool careful);
 
 /* Ends it: asks, waits a moment, kills; waits for the process; frees the reader. Never fails. */
 extern void gc_reader_stop(GcReader *reader);

@@ -493,7 +493,7 @@ replay_changelog(GcChangelog *changelog, TimestampTz since)
 	Replay		replay = {.since = since};
 
 	replay.ingest = gc_ingest_create(changelog);
-	gc_work.reader = gc_reader_start(gc_server_oid(changelog->server), entity->owner, (uint64) gc_reader_memory * 1024);
+	gc_work.reader = gc_reader_start(gc_server_oid(changelog->server), entity->owner, (uint64) gc_reader_memory * 1024, false);
 	find_ranges(&replay);
 	gc_progress_start(GC_PROGRESS_REPLAY, 0, entity->view);
 	read_ranges(&replay);

@@ -399,7 +399,7 @@ begin(Question *question, Oid server, Oid user, int timeout_ms)
 	question->server = GetForeignServer(server);
 	question->step = STEP_RESOLVE;
 	question->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), question->timeout_ms);
-	question->reader = gc_reader_start(server, user, READER_MEMORY);
+	question->reader = gc_reader_start(server, user, READER_MEMORY, false);
 }
 
 /*

@@ -268,8 +268,13 @@ void
 gc_parts_doubt(void)
 {
 	for (GcPart *part = parts; part; part = part->next)
+	{
+		/* it may have come behind what was the end */
+		if (part->held == NULL)
+			part->end_at = -1;
 		if (is_waiting(part))
 			doubt(part);
+	}
 }
 
 void
@@ -289,7 +294,11 @@ gc_part_checked(GcJob *job)
 		return;
 	}
 	if (job->trouble == GC_TROUBLE_NONE && job->rows == 0)
+	{
 		part->doubts = 0;
+		if (part->end_told)
+			part->end_at = part->taken;
+	}
 	else if (job->trouble == GC_TROUBLE_NONE && ++part->doubts >= DOUBTS)
 	{
 		/* the probe can, the other handle does not: begin anew there */
