@@ -69,7 +69,9 @@ server_state(GcFrame *frame)
 	gc_work.server_problem = NULL;
 	gc_work.refused_at = state == GC_SERVER_AUTHENTICATION ? GetCurrentTimestamp() : 0;
 	if (state != GC_SERVER_UP)
-		gc_work.server_problem = psprintf("%s: %s", state == GC_SERVER_AUTHENTICATION ? "the server refuses the login" :
+		gc_work.server_problem = psprintf("%s: %s", state == GC_SERVER_AUTHENTICATION && text && strstr(text, "SSL handshake") ?
+										  "no secure connection to the server" :
+										  state == GC_SERVER_AUTHENTICATION ? "the server refuses the login" :
 										  state == GC_SERVER_FAILED ? "the reader cannot go on" :
 										  "no broker can be reached", text ? text : "");
 	MemoryContextSwitchTo(caller);

@@ -157,7 +157,7 @@ take_error(rd_kafka_event_t *event)
 	state = gc_kafka_state(err);
 	if (rd_kafka_event_error_is_fatal(event))
 		state = GC_SERVER_FAILED;
-	if (state == GC_SERVER_AUTHENTICATION)
+	if (state == GC_SERVER_AUTHENTICATION && err != RD_KAFKA_RESP_ERR__SSL)
 	{
 		char		advised[768];
 

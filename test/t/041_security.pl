@@ -55,7 +55,7 @@ my %alice = ('sasl.username' => 'alice', 'sasl.password' => 'secret');
 secured('tls', 'SSL', { 'ssl.ca.pem' => $ca });
 goes_on('tls', 2, 'TLS with the right authority');
 secured('strange', 'SSL', { 'ssl.ca.pem' => $other_ca });
-happens(status('strange'), qr/^waiting .*certificate verify failed/, 'with the wrong one: waiting, and why', 60);
+happens(status('strange'), qr/^waiting no secure connection to the server: .*certificate verify failed/, 'with the wrong one: waiting, and why', 60);
 sql(qq{ALTER SERVER strange OPTIONS (SET "ssl.ca.pem" '$ca')});
 goes_on('strange', 2, 'with the right one it goes on');
 secured('hung-up', 'SASL_SSL', { 'ssl.ca.pem' => $ca, 'sasl.mechanism' => 'PLAIN' }, \%alice);
