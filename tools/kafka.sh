@@ -2,7 +2,8 @@
 # tools/kafka.sh: Apache Kafka for tests and benchmarks, from the jars that Maven
 # brings; to be run, or sourced for its functions kafka_VERB.
 #
-#   kafka.sh cache                make the cache unless it is there; print its directory
+#   kafka.sh cache [TEST..]       make the cache unless it is there, also for the versions that
+#                                 these tests name; print its directory
 #   kafka.sh cached               succeed when it is there and whole
 #   kafka.sh start DIR [OPTION..] a new broker that answers, its files in DIR
 #   kafka.sh again DIR            start what was stopped or killed: same ports, same data
@@ -54,7 +55,8 @@ kafka_check_java() {
 
 kafka_cached() { [ -e "$kafka_dir/.complete" ]; }
 
-kafka_cache() {
+kafka_cache() { # TEST...
+	local version
 	kafka_check_java || return 1
 	if ! kafka_cached; then
 		mkdir -p "$GC_CACHE" || { kafka_fail "cannot make $GC_CACHE, GC_CACHE can name another directory"; return 1; }
@@ -62,6 +64,9 @@ kafka_cache() {
 		(flock 9 && { kafka_cached || kafka_fetch; }) 9>"$GC_CACHE/kafka.lock" || return 1
 	fi
 	kafka_archive_classes
+	[ $# -eq 0 ] || for version in $(sed -n "s/.*Kafka->start(.*version => '\([0-9.]*\)'.*/\1/p" "$@" | sort -u); do
+		KAFKA_VERSION=$version bash "${BASH_SOURCE[0]}" cache >/dev/null || return 1
+	done
 	echo "$kafka_dir"
 }
 
