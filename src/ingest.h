@@ -142,6 +142,7 @@ typedef struct GcWork
 	TimestampTz heard_at;		/* when something of the server's came last */
 	TimestampTz asked_at;		/* when all topics were asked for last */
 	bool		silent;			/* it has no answer, for too long */
+	const char *no_space;		/* why nothing is to be written now */
 } GcWork;
 
 extern GcWork gc_work;
@@ -235,7 +236,13 @@ extern void gc_watch_changelog(GcIngest *ingest);
 /* An answer to what it has asked, behind the trouble; NULL: none, because of a problem. */
 extern void gc_watch_answer(uint32 query, GcFrame *answer, const char *problem);
 
-/* Step of maintenance: starts ingest workers of the owner that are missing. */
-extern void gc_ingest_start(Oid owner);
+/* free_space.c: why nothing should be written now, until the next call; NULL: there is room. Cheap. */
+extern const char *gc_short_of_space(void);
+
+/* Between transactions: ends the process for the moment when somebody wants the database to himself. */
+extern void gc_ingest_yield(void);
+
+/* Step of maintenance: starts ingest workers of the owner that are missing; false when there is no slot for one. */
+extern bool gc_ingest_start(Oid owner);
 
 #endif							/* GC_INGEST_H */

@@ -11,7 +11,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -19,7 +18,6 @@
 #include "compat.h"
 #include "guest_context.h"
 #include "ingest.h"
-#include "launcher.h"
 
 #define ANSWER_MS			10000
 #define TRIES				3	/* at a range that looks right and is refused */
@@ -130,8 +128,8 @@ gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, Gc
 		else
 		{
 			gc_ingest_wait(100);
-			if (IsBackgroundWorker && gc_database_wanted(MyDatabaseId))
-				proc_exit(0);
+			if (IsBackgroundWorker)
+				gc_ingest_yield();
 			continue;
 		}
 		return false;
