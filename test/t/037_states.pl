@@ -1,13 +1,39 @@
-# A4, A5, A10, E8, E9, F7: the status is true, whatever becomes of the worker: "running" only while there is one. It leaves
+# A4, A5, A10, A11, E8, E9, F7: the status is true, whatever becomes of the worker: "running" only while there is one. It leaves
 # for whoever wants the database, and comes back by itself; nothing is lost or doubled, and the log has a line for each change
 # and no more.
 use strict;
 use warnings;
 
 use Changelogs;
+use Kafka;
+use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
+
+# --- A11: a server of its own, whose broker is down while all else is tried here
+
+my $kafka = Kafka->start;
+my $lonely = PostgreSQL::Test::Cluster->new('lonely');
+$lonely->init;
+$lonely->append_conf('postgresql.conf', "shared_preload_libraries = 'guest_context'\nautovacuum = off\n");
+$lonely->start;
+my $bootstrap = $kafka->bootstrap;
+$kafka->create_topic($_) for qw(x y);
+$lonely->safe_psql('postgres', qq{
+	CREATE EXTENSION guest_context;
+	CREATE SERVER events FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '$bootstrap');
+	CREATE SCHEMA shop;
+	CREATE TYPE shop.item_shape AS (ref text, n int, modified_at timestamptz);
+	SELECT guest_context.create_entity('shop.items', 'shop.item_shape');
+	SELECT guest_context.create_changelog('shop.items', 'events', 'x', name => 'x');
+	SELECT guest_context.create_changelog('shop.items', 'events', 'y', name => 'y');
+});
+my $states = q{SELECT string_agg(state, ',') FROM guest_context.status};
+$lonely->poll_query_until('postgres', $states, 'running,running') or die 'A11: they do not run';
+my $lonely_since = -s $lonely->logfile;
+my $down_since = time;
+$kafka->stop;
 
 my $journal = PostgreSQL::Test::Utils::tempdir();
 chmod 0755, $journal;
@@ -99,7 +125,7 @@ lap('server');
 $from = log_end();
 sql(q{REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'});
 happens(status('a'), qr/^waiting role "app" may not connect to database "postgres" GRANT CONNECT ON DATABASE postgres TO app;/, 'a role that may not connect: waiting, with what to run');
-sleep 12;
+sleep 7;
 is(logged($from, qr/FATAL:  permission denied for database/), 1, 'which is tried once, not for ever');
 sql(q{GRANT CONNECT ON DATABASE postgres TO PUBLIC; SELECT * FROM guest_context.run_maintenance()});
 append('a');
@@ -177,7 +203,7 @@ for my $what ('CREATE DATABASE copy TEMPLATE postgres', 'ALTER DATABASE postgres
 	sql('DROP DATABASE scratch WITH (FORCE)');
 	$reads_in->('scratch', 0, 'E9: DROP DATABASE WITH (FORCE)');
 }
-sleep 12;
+sleep 7;
 is(sql($workers), '1', 'E9: no worker for a database that is gone');
 is(logged($from, qr/\] FATAL:  database .* does not exist/), 0, 'E9: nor the log of one that tries');
 is(logged($from, qr/ERROR:/), 0, 'E9: no errors');
@@ -272,4 +298,23 @@ becomes(status('a'), 'running', 'running');
 sql('DROP DATABASE copy');
 lap('without preloading');
 $node->stop;
+
+# --- A11: what the log has of all that time
+
+sleep 75 - (time - $down_since) if time - $down_since < 75;
+my $minutes = int((time - $down_since) / 60);
+my $lonely_log = sub { my ($pattern) = @_; my @lines = grep { /$pattern/ } split /\n/, slurp_file($lonely->logfile, $lonely_since); return scalar @lines };
+like($lonely->safe_psql('postgres', q{SELECT concat_ws(' ', state, message) FROM guest_context.status LIMIT 1}), qr/^waiting no broker can be reached/, 'A11: it waits for the broker');
+is($lonely_log->(qr/changelog ".*" waits/), 2, "A11: a line for each of two changelogs in $minutes minutes");
+my $lines = $lonely_log->(qr/LOG:  guest_context reader/);
+cmp_ok($lines, '<=', 3 + $minutes + 1, "A11: a few lines of the library, then one a minute: $lines");
+cmp_ok($lines, '>', 0, 'A11: but not none');
+is($lonely_log->(qr/reading changelogs begins again|WARNING:|ERROR:|FATAL:/), 0, 'A11: and nothing else');
+$kafka->restart;
+$kafka->produce('x', [ [ 'x1', '{"ref":"x1","n":1,"modifiedAt":"2024-03-24T12:20:01Z"}' ] ]);
+ok($lonely->poll_query_until('postgres', q{SELECT count(*) FROM shop.items}, '1'), 'A11: it goes on when the broker is back');
+ok($lonely->poll_query_until('postgres', $states, 'running,running'), 'A11: both run');
+is($lonely_log->(qr/changelog ".*" goes on/), 2, 'A11: which the log has once for each');
+$lonely->stop;
+lap('A11');
 done_testing();
