@@ -54,6 +54,7 @@ CREATE TABLE guest_context._changelog_state
 	worker			integer,			-- whose wait or halt it is, where there are several
 	lost			bigint[],			-- offsets that are gone: partition, first, first that is there, that one's time; ...
 	deletes_unproven_since timestamptz,	-- tombstones since then may have been compacted away before they were read
+	changes			integer NOT NULL DEFAULT 0,		-- by verbs: the worker begins anew, however soon the next one comes
 	since			timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE guest_context._changelog_state IS 'whether changelogs run in this database, and why not';
@@ -241,56 +242,6 @@ FROM guest_context._changelog c,
               ORDER BY l.from_offset DESC LIMIT 1) l;
 COMMENT ON VIEW guest_context._position IS 'how far each partition of each changelog has been read';
 
--- Worst first, and within 120 columns.
-CREATE VIEW guest_context.status AS
-SELECT c.name AS changelog,
-       CASE WHEN s.database IS DISTINCT FROM d.oid OR s.paused THEN 'paused'
-            WHEN s.halted THEN 'halted'
-            WHEN s.waiting THEN 'waiting'
-            WHEN p.partitions IS NULL THEN 'waiting'
-            WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
-            ELSE 'running' END AS state,
-       p.lag,
-       p.behind,
-       r.per_second AS "rows/s",
-       dl.dead,
-       CASE WHEN s.database IS DISTINCT FROM d.oid THEN 'paused in this copy of the database'
-            WHEN s.paused THEN s.reason
-            WHEN s.halted OR s.waiting THEN pg_catalog.concat_ws(' ', s.reason,
-                 CASE WHEN s.partition IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END,
-                 s.hint)
-            WHEN p.partitions IS NULL THEN 'has not been read yet'
-            WHEN s.deletes_unproven_since IS NOT NULL
-            THEN pg_catalog.format('deletes unproven since %s: load a new dataset', pg_catalog.date_trunc('second', s.deletes_unproven_since))
-       END AS message
-FROM guest_context._changelog c
-JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
-JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
-LEFT JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
-LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS partitions,
-                          pg_catalog.sum(greatest(l.high OPERATOR(pg_catalog.-) l.to_offset, 0))::pg_catalog.int8 AS lag,
-                          CASE WHEN pg_catalog.bool_or(l.high OPERATOR(pg_catalog.>) l.to_offset)
-                               THEN pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
-                                    pg_catalog.min(l.record_time) FILTER (WHERE l.high OPERATOR(pg_catalog.>) l.to_offset))
-                               ELSE '0' END AS behind
-                   FROM guest_context._position l
-                   WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
-                   HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0) p ON true
-LEFT JOIN LATERAL (SELECT (coalesce(pg_catalog.sum(l.rows), 0) OPERATOR(pg_catalog./) 10)::pg_catalog.int8 AS per_second
-                   FROM guest_context._ledger l
-                   WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
-                     AND l.at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 s'::pg_catalog.interval)) r ON true
-LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS dead FROM guest_context._dead_letter dl
-                   WHERE dl.changelog_id OPERATOR(pg_catalog.=) c.changelog_id) dl ON true
-WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
-   OR pg_catalog.has_table_privilege(e.view, 'SELECT')
-ORDER BY pg_catalog.array_position('{halted,waiting,paused,catching_up,running}',
-         CASE WHEN s.database IS DISTINCT FROM d.oid OR s.paused THEN 'paused' WHEN s.halted THEN 'halted'
-              WHEN s.waiting OR p.partitions IS NULL THEN 'waiting' WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
-              ELSE 'running' END), c.name;
-COMMENT ON VIEW guest_context.status IS 'one row per changelog, worst first: its state, how far behind, and what to do';
-GRANT SELECT ON guest_context.status TO PUBLIC;
-
 CREATE VIEW guest_context.changelog AS
 SELECT c.name AS changelog, e.view AS entity, c.server, c.topic, c.envelope, c.mapping, c.filter, c.on_error, c.start,
        c.source, c.generation, c.created_at
@@ -300,6 +251,17 @@ WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
    OR pg_catalog.has_table_privilege(e.view, 'SELECT');
 COMMENT ON VIEW guest_context.changelog IS 'one row per changelog: which topic of which server, for which entity, how it is read';
 GRANT SELECT ON guest_context.changelog TO PUBLIC;
+
+CREATE VIEW guest_context.gap AS
+SELECT c.name AS changelog, s.topic, g.partition, g.from_offset, g.to_offset, g.reason, g.role, g.at
+FROM guest_context._gap g
+JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) g.changelog_id
+JOIN guest_context._source s ON s.source OPERATOR(pg_catalog.=) g.source
+JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
+WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+   OR pg_catalog.has_table_privilege(e.view, 'SELECT');
+COMMENT ON VIEW guest_context.gap IS 'offsets that were not read and never will be: who gave them up, and why';
+GRANT SELECT ON guest_context.gap TO PUBLIC;
 
 -- Payloads are personal data: only the entity's owner, and who has his rights, sees them.
 CREATE VIEW guest_context.dead_letter WITH (security_barrier = true) AS

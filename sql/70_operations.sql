@@ -95,6 +95,72 @@ WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
 COMMENT ON VIEW guest_context.entity IS 'one row per entity: its options, its window, and what keeps maintenance waiting';
 GRANT SELECT ON guest_context.entity TO PUBLIC;
 
+CREATE FUNCTION guest_context._ingest_missing(server text, owner oid, note text) RETURNS text
+	LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'gc_ingest_missing';
+COMMENT ON FUNCTION guest_context._ingest_missing(text, oid, text)
+	IS 'why no worker reads from a server for an owner, and what to run; note: what maintenance has noted about it';
+
+-- Worst first, and within 120 columns. A changelog that is to be read and whose worker is not there waits, whatever
+-- was noted: a worker holds a lock on its server and owner as long as it lives.
+CREATE VIEW guest_context.status AS
+SELECT t.changelog, t.state, t.lag, t.behind, t."rows/s", t.dead,
+       CASE WHEN NOT t.here THEN 'paused in this copy of the database'
+            WHEN t.state OPERATOR(pg_catalog.=) 'paused' THEN t.reason
+            WHEN t.state OPERATOR(pg_catalog.<>) 'halted' AND NOT t.worker THEN
+                 guest_context._ingest_missing(t.server, t.owner, t.note)
+            WHEN t.reason IS NOT NULL THEN pg_catalog.concat_ws(' ', t.reason, t.place, t.hint)
+            WHEN t.state OPERATOR(pg_catalog.=) 'waiting' THEN 'has not been read yet'
+            WHEN t.deletes_unproven_since IS NOT NULL
+            THEN pg_catalog.format('deletes unproven since %s: load a new dataset', pg_catalog.date_trunc('second', t.deletes_unproven_since))
+       END AS message
+FROM (SELECT c.name AS changelog, c.server, k.relowner AS owner, h.here, w.workers OPERATOR(pg_catalog.>=) n.workers AS worker,
+             CASE WHEN NOT h.here OR s.paused THEN 'paused'
+                  WHEN s.halted THEN 'halted'
+                  WHEN w.workers OPERATOR(pg_catalog.<) n.workers OR s.waiting OR p.partitions IS NULL THEN 'waiting'
+                  WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
+                  ELSE 'running' END AS state,
+             p.lag, p.behind, r.per_second AS "rows/s", dl.dead, s.reason, s.hint, s.deletes_unproven_since,
+             CASE WHEN s.partition IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END AS place,
+             (SELECT m.message FROM guest_context._maintenance m
+              JOIN guest_context._entity me ON me.entity_id OPERATOR(pg_catalog.=) m.entity_id
+              JOIN pg_catalog.pg_class mk ON mk.oid OPERATOR(pg_catalog.=) me.versions
+              WHERE m.action OPERATOR(pg_catalog.=) 'ingest' AND mk.relowner OPERATOR(pg_catalog.=) k.relowner
+              ORDER BY m.since DESC LIMIT 1) AS note
+      FROM guest_context._changelog c
+      JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id
+      JOIN pg_catalog.pg_class k ON k.oid OPERATOR(pg_catalog.=) e.versions
+      JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+      LEFT JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
+      CROSS JOIN LATERAL (SELECT coalesce(s.database OPERATOR(pg_catalog.=) d.oid, false) AS here) h
+      LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname OPERATOR(pg_catalog.=) c.server
+      CROSS JOIN (SELECT coalesce(pg_catalog.current_setting('guest_context.workers', true)::pg_catalog.int4, 1) AS workers) n
+      LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS workers FROM pg_catalog.pg_locks l
+                 WHERE l.locktype OPERATOR(pg_catalog.=) 'object' AND l.objsubid OPERATOR(pg_catalog.>=) 7
+                   AND l.objsubid OPERATOR(pg_catalog.<) (n.workers OPERATOR(pg_catalog.+) 7)
+                   AND l.mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND l.granted
+                   AND l.database OPERATOR(pg_catalog.=) d.oid AND l.classid OPERATOR(pg_catalog.=) f.oid
+                   AND l.objid OPERATOR(pg_catalog.=) k.relowner) w ON true
+      LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS partitions,
+                                pg_catalog.sum(greatest(l.high OPERATOR(pg_catalog.-) l.to_offset, 0))::pg_catalog.int8 AS lag,
+                                CASE WHEN pg_catalog.bool_or(l.high OPERATOR(pg_catalog.>) l.to_offset)
+                                     THEN pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+                                          pg_catalog.min(l.record_time) FILTER (WHERE l.high OPERATOR(pg_catalog.>) l.to_offset))
+                                     ELSE '0' END AS behind
+                         FROM guest_context._position l
+                         WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
+                         HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0) p ON true
+      LEFT JOIN LATERAL (SELECT (coalesce(pg_catalog.sum(l.rows), 0) OPERATOR(pg_catalog./) 10)::pg_catalog.int8 AS per_second
+                         FROM guest_context._ledger l
+                         WHERE l.changelog_id OPERATOR(pg_catalog.=) c.changelog_id
+                           AND l.at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 s'::pg_catalog.interval)) r ON true
+      LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS dead FROM guest_context._dead_letter dl
+                         WHERE dl.changelog_id OPERATOR(pg_catalog.=) c.changelog_id) dl ON true
+      WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE')
+         OR pg_catalog.has_table_privilege(e.view, 'SELECT')) t
+ORDER BY pg_catalog.array_position('{halted,waiting,paused,catching_up,running}', t.state), t.changelog;
+COMMENT ON VIEW guest_context.status IS 'one row per changelog, worst first: its state, how far behind, and what to do';
+GRANT SELECT ON guest_context.status TO PUBLIC;
+
 -- Everybody sees what he did, or a role that he has the rights of; pg_monitor sees all.
 CREATE VIEW guest_context.audit AS
 SELECT a.audit_id, a.at, a.role, a.verb, a.object, a.reason, a.detail

@@ -62,7 +62,8 @@ fetch(const char *condition, Oid type, Datum value, Oid type2, Datum value2)
 	gc_catalog_execute(psprintf("SELECT c.*, coalesce(c.mapping, e.mapping) AS used_mapping,"
 								" pg_catalog.concat(c.xmin, '/', e.xmin) AS row_version,"
 								" s.database IS DISTINCT FROM $1 OR s.paused AS stopped,"
-								" coalesce(s.halted, false) AS halted, coalesce(s.waiting, false) AS waiting"
+								" coalesce(s.halted, false) AS halted, CASE WHEN s.waiting THEN s.reason END AS waits_for,"
+								" coalesce(s.worker, 0) AS worker, coalesce(s.changes, 0) AS changes"
 								" FROM guest_context._changelog c"
 								" JOIN guest_context._entity e ON e.entity_id OPERATOR(pg_catalog.=) c.entity_id"
 								" JOIN pg_catalog.pg_class t ON t.oid OPERATOR(pg_catalog.=) e.versions"
@@ -90,7 +91,9 @@ fetch(const char *condition, Oid type, Datum value, Oid type2, Datum value2)
 		changelog->generation = DatumGetInt32(gc_catalog_value(row, "generation", 0));
 		changelog->paused = DatumGetBool(gc_catalog_value(row, "stopped", 0));
 		changelog->halted = DatumGetBool(gc_catalog_value(row, "halted", 0));
-		changelog->waiting = DatumGetBool(gc_catalog_value(row, "waiting", 0));
+		changelog->waits_for = gc_catalog_text(row, "waits_for");
+		changelog->worker = DatumGetInt32(gc_catalog_value(row, "worker", 0));
+		changelog->changes = DatumGetInt32(gc_catalog_value(row, "changes", 0));
 		found = lappend(found, changelog);
 		entity_ids = lappend_int(entity_ids, DatumGetInt32(gc_catalog_value(row, "entity_id", 0)));
 		MemoryContextSwitchTo(spi);
@@ -542,7 +545,7 @@ gc_changelog_set_state(const GcChangelog *changelog, bool paused)
 				   " VALUES ($1, $2, $3, CASE WHEN $3 THEN 'paused by ' OPERATOR(pg_catalog.||) $4 END)"
 				   " ON CONFLICT (changelog_id) DO UPDATE SET database = excluded.database, paused = excluded.paused,"
 				   " halted = false, waiting = false, partition = NULL, record_offset = NULL, kind = NULL, lost = NULL,"
-				   " reason = excluded.reason, hint = NULL, since = pg_catalog.clock_timestamp()", 4,
+				   " changes = _changelog_state.changes OPERATOR(pg_catalog.+) 1, reason = excluded.reason, hint = NULL, since = pg_catalog.clock_timestamp()", 4,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), OIDOID, ObjectIdGetDatum(MyDatabaseId),
 				   BOOLOID, BoolGetDatum(paused), TEXTOID, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
 	gc_freshness_changed(changelog->entity);

@@ -27,7 +27,9 @@ typedef struct GcChangelog
 	char	   *row_version;	/* another one when the changelog or its entity has been altered */
 	bool		paused;			/* or has no state in this database */
 	bool		halted;
-	bool		waiting;
+	char	   *waits_for;		/* as noted; NULL = it does not wait */
+	int32		worker;			/* which worker noted that */
+	int32		changes;		/* by verbs that stop it or let it go on */
 } GcChangelog;
 
 /* The changelogs of this name, or all that run for an owner at a server; in the current context. */

@@ -33,6 +33,9 @@ int			gc_batch_rows = 100000;
 int			gc_batch_bytes = 65536;
 int			gc_reader_memory = 262144;
 int			gc_workers = 1;
+int			gc_dead_letter_limit = 10000;
+int			gc_dead_letter_retention = 0;
+int			gc_free_space_floor = 256;
 bool		gc_ingest_enabled = true;
 
 void		_PG_init(void);
@@ -82,6 +85,24 @@ _PG_init(void)
 							"Each of them reads some of the partitions of each topic, with a reader program of its own.",
 							&gc_workers,
 							1, 1, GC_MOST_WORKERS, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.dead_letter_limit",
+							"Dead letters that a changelog may have waiting before it halts.",
+							"0 is no limit.",
+							&gc_dead_letter_limit,
+							10000, 0, INT_MAX, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.dead_letter_retention",
+							"How long dead letters are kept before maintenance discards them.",
+							"0 is for ever.",
+							&gc_dead_letter_retention,
+							0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("guest_context.free_space_floor",
+							"Free space of the WAL and of the data directory below which changelogs wait.",
+							"PostgreSQL crashes when it cannot write its WAL.",
+							&gc_free_space_floor,
+							256, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MB,
 							NULL, NULL, NULL);
 	DefineCustomBoolVariable("guest_context.ingest_enabled",
 							 "Whether changelogs are read on this server.",

@@ -12,6 +12,9 @@ extern int	gc_batch_rows;
 extern int	gc_batch_bytes;		/* kB */
 extern int	gc_reader_memory;	/* kB */
 extern int	gc_workers;			/* per server and owner */
+extern int	gc_dead_letter_limit;	/* 0 = none */
+extern int	gc_dead_letter_retention;	/* minutes, 0 = for ever */
+extern int	gc_free_space_floor;	/* MB */
 extern bool gc_ingest_enabled;
 
 #define GC_MOST_WORKERS		64

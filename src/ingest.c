@@ -23,6 +23,10 @@
  * partition is decides who reads it, and the ledger alone who moves it on, so it does not matter that not all
  * of them change at the same moment. No transaction is open while it waits. Twice a second
  * it looks whether somebody wants the database to himself, and leaves.
+ *
+ * The exit code says whether the postmaster is to start it again: 1 when it leaves for a moment only, because somebody
+ * copies or renames the database; 0 when there is nothing to do any more, and when it cannot connect,
+ * which maintenance then sees and says.
  */
 #include "postgres.h"
 
@@ -30,11 +34,13 @@
 #include <malloc.h>
 #endif
 #include <signal.h>
+#include <unistd.h>
 
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_type.h"
+#include "common/relpath.h"
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "libpq/pqsignal.h"
@@ -68,11 +74,13 @@
 #define LOOK_MS				500		/* how often the catalogue and the database are looked at */
 #define RESTART_SECONDS		5
 #define LONGEST_PAUSE_MS	10000
+#define SAY_AGAIN_MS		60000	/* the same error */
 
 /* What the worker is told. */
 typedef struct Order
 {
 	Oid			database;
+	Oid			tablespace;		/* of the database */
 	Oid			owner;
 	Oid			server;
 	int			worker;			/* its number, from 0 on */
@@ -82,6 +90,7 @@ GcWork		gc_work;
 
 static int	failures = 0;		/* of loading, in a row */
 static TimestampTz gathering_since = 0;
+static bool connected = false;
 
 PGDLLEXPORT void gc_ingest_main(Datum arg);
 
@@ -97,10 +106,12 @@ worker_tag(LOCKTAG *tag, Oid owner, Oid server, int worker)
 	tag->locktag_lockmethodid = USER_LOCKMETHOD;
 }
 
-static void
+/* False when the server has no slot for it. */
+static bool
 start_worker(Oid owner, const ForeignServer *server, int number)
 {
-	Order		what = {.database = MyDatabaseId, .owner = owner, .server = server->serverid, .worker = number};
+	Order		what = {.database = MyDatabaseId, .tablespace = MyDatabaseTableSpace, .owner = owner,
+	.server = server->serverid, .worker = number};
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
@@ -113,17 +124,15 @@ start_worker(Oid owner, const ForeignServer *server, int number)
 	snprintf(worker.bgw_name, sizeof(worker.bgw_name), "guest_context ingest %d (%s)", number, server->servername);
 	strlcpy(worker.bgw_type, "guest_context ingest", sizeof(worker.bgw_type));
 	memcpy(worker.bgw_extra, &what, sizeof(what));
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("out of background worker slots for reading changelogs"),
-				 errhint("You might need to increase max_worker_processes.")));
+	return RegisterDynamicBackgroundWorker(&worker, &handle);
 }
 
-/* Those from this number on that do not run. */
-static void
+/* Those from this number on that do not run. False when there was no slot for one. */
+static bool
 start_workers(Oid owner, const ForeignServer *server, int from)
 {
+	bool		all = true;
+
 	for (int i = from; i < gc_workers; i++)
 	{
 		LOCKTAG		tag;
@@ -132,13 +141,15 @@ start_workers(Oid owner, const ForeignServer *server, int from)
 		if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 			continue;			/* it runs */
 		LockRelease(&tag, ExclusiveLock, true);
-		start_worker(owner, server, i);
+		all &= start_worker(owner, server, i);
 	}
+	return all;
 }
 
-void
+bool
 gc_ingest_start(Oid owner)
 {
+	bool		all = true;
 	ListCell   *lc;
 
 	foreach(lc, gc_changelog_servers(owner))
@@ -146,8 +157,32 @@ gc_ingest_start(Oid owner)
 		ForeignServer *server = GetForeignServerByName(lfirst(lc), true);
 
 		if (server != NULL)		/* else it was dropped: the status says so */
-			start_workers(owner, server, 0);
+			all &= start_workers(owner, server, 0);
 	}
+	return all;
+}
+
+void
+gc_ingest_yield(void)
+{
+	if (gc_database_wanted(MyDatabaseId))
+		proc_exit(1);
+}
+
+/* At exit. */
+static void
+give_up_unconnected(int code, Datum arg)
+{
+	if (!connected)
+		proc_exit(0);
+}
+
+/* Ends the process when changelogs are not to be read here any more. In a transaction. */
+static void
+leave_when_over(void)
+{
+	if (!gc_ingest_enabled || !gc_catalog_exists())
+		proc_exit(0);
 }
 
 /* Settings of the role or the database must not change what a worker does. */
@@ -164,7 +199,8 @@ pin_settings(void)
 		{"enable_seqscan", "off"},
 	};
 
-	gc_worker_pin_settings("5s");
+	/* shorter than any deadlock_timeout: nobody is cancelled because of us */
+	gc_worker_pin_settings("500ms");
 	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_SUSET, PGC_S_OVERRIDE);
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
@@ -195,8 +231,7 @@ pause_until(TimestampTz until)
 						 Min(LOOK_MS, Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until))), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (gc_database_wanted(MyDatabaseId))
-			proc_exit(0);
+		gc_ingest_yield();
 	}
 }
 
@@ -264,6 +299,9 @@ apply_all(long until)
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell   *lc;
 
+	gc_work.no_space = gc_short_of_space();
+	if (gc_work.no_space != NULL)
+		return LOOK_MS;
 	foreach(lc, gc_work.topics)
 	{
 		GcTopic    *topic = lfirst(lc);
@@ -329,16 +367,14 @@ look_around(void)
 	int			workers = gc_workers;
 	char	   *text;
 
-	if (gc_database_wanted(MyDatabaseId))
-		proc_exit(0);
+	gc_ingest_yield();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 	gc_ingest_begin();
-	if (!gc_ingest_enabled || !gc_catalog_exists())
-		proc_exit(0);
+	leave_when_over();
 	text = gc_ingest_catalogue();
 	if (gc_work.loaded == NULL || strcmp(text, gc_work.loaded) != 0)
 	{
@@ -351,7 +387,7 @@ look_around(void)
 
 		gc_work.reload = true;
 		if (gc_work.worker == 0 && server != NULL)
-			start_workers(gc_work.owner, server, 1);
+			(void) start_workers(gc_work.owner, server, 1);
 	}
 	gc_ingest_commit();
 }
@@ -410,15 +446,58 @@ all_wait(const char *reason, const char *hint)
 	}
 }
 
+/* Tells the log, once when it is news and once a minute while it goes on. */
+static void
+say_error(const ErrorData *error)
+{
+	static char said[256] = "";
+	static TimestampTz said_at = 0;
+	static int	times = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	times++;
+	/* somebody else's moment, unless it stays so */
+	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && strncmp(said, error->message, sizeof(said) - 1) != 0)
+	{
+		strlcpy(said, error->message, sizeof(said));
+		said_at = now;
+	}
+	if (strncmp(said, error->message, sizeof(said) - 1) == 0 && !TimestampDifferenceExceeds(said_at, now, SAY_AGAIN_MS))
+		return;
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("reading changelogs begins again: %s", error->message),
+			 times > 1 ? errdetail("It was tried %d times since this was said last.", times) : 0));
+	strlcpy(said, error->message, sizeof(said));
+	said_at = now;
+	times = 0;
+}
+
 /* After an error outside of a batch: says so where it can be read, and waits a little. */
 static void
 after_error(ErrorData *error)
 {
-	char	   *reason = pstrdup(error->message);
+	MemoryContext caller = CurrentMemoryContext;
 
 	failures++;
-	if (gc_work.topics != NIL)
-		all_wait(reason, error->hint);
+	PG_TRY();
+	{
+		gc_ingest_begin();
+		leave_when_over();
+		gc_ingest_commit();
+		say_error(error);
+		if (gc_work.topics != NIL)
+			all_wait(error->message, error->hint);
+	}
+	PG_CATCH();
+	{
+		/* a disk is full, or whatever else it was */
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
 	pause_until(TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											Min(100 * (INT64CONST(1) << Min(failures, 10)), LONGEST_PAUSE_MS)));
 }
@@ -448,6 +527,9 @@ load(void)
 {
 	pause_until(gc_work.reload_at);
 	gc_work.reload_at = 0;
+	gc_ingest_begin();
+	leave_when_over();
+	gc_ingest_commit();
 	if (gc_work.worker >= gc_workers)
 		proc_exit(0);			/* there are fewer now */
 	MemoryContextReset(gc_work.turn_context);
@@ -483,6 +565,7 @@ gc_ingest_main(Datum arg)
 	Order		order;
 	LOCKTAG		tag;
 	MemoryContext worker_context;
+	char	   *directory;
 
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
 	gc_work.database = order.database;
@@ -491,8 +574,14 @@ gc_ingest_main(Datum arg)
 	gc_work.worker = order.worker;
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
+	on_proc_exit(give_up_unconnected, (Datum) 0);
 	BackgroundWorkerUnblockSignals();
+	/* without a word about a database that was dropped */
+	directory = GetDatabasePath(order.database, order.tablespace);
+	if (access(directory, F_OK) != 0)
+		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(gc_work.database, gc_work.owner, GC_WORKER_CONNECT_FLAGS);
+	connected = true;
 	worker_context = AllocSetContextCreate(CurrentMemoryContext, "guest_context ingest", ALLOCSET_DEFAULT_SIZES);
 	gc_work.load_context = AllocSetContextCreate(worker_context, "guest_context ingest load", ALLOCSET_DEFAULT_SIZES);
 	gc_work.turn_context = AllocSetContextCreate(worker_context, "guest_context ingest turn", ALLOCSET_DEFAULT_SIZES);
@@ -528,9 +617,6 @@ gc_ingest_main(Datum arg)
 		}
 		PG_END_TRY();
 		MemoryContextSwitchTo(gc_work.turn_context);
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("reading changelogs begins again: %s", error->message)));
 		gc_work.reload = true;
 		after_error(error);
 		FreeErrorData(error);

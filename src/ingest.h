@@ -146,6 +146,7 @@ typedef struct GcWork
 	TimestampTz heard_at;		/* when something of the server's came last */
 	TimestampTz asked_at;		/* when all topics were asked for last */
 	bool		silent;			/* it has no answer, for too long */
+	const char *no_space;		/* why nothing is to be written now */
 } GcWork;
 
 extern GcWork gc_work;
@@ -259,7 +260,13 @@ extern void gc_unreadable_found(GcPartition *partition, int64 offset, const char
 extern bool gc_unreadable(GcPartition *partition, int64 from);
 extern void gc_unreadable_turn(void);
 
-/* Step of maintenance: starts ingest workers of the owner that are missing. */
-extern void gc_ingest_start(Oid owner);
+/* free_space.c: why nothing should be written now, until the next call; NULL: there is room. Cheap. */
+extern const char *gc_short_of_space(void);
+
+/* Between transactions: ends the process for the moment when somebody wants the database to himself. */
+extern void gc_ingest_yield(void);
+
+/* Step of maintenance: starts ingest workers of the owner that are missing; false when there is no slot for one. */
+extern bool gc_ingest_start(Oid owner);
 
 #endif							/* GC_INGEST_H */

@@ -70,6 +70,9 @@ typedef struct Batch
 	int			ndead;
 	bool		booked;			/* their numbers, with the first partition's row of the ledger */
 	const char *halt;			/* it ends before an item that halts the changelog: why */
+	bool		counted;		/* room is known */
+	int64		room;			/* for dead letters, by guest_context.dead_letter_limit */
+	bool		no_room;		/* it halts because of that */
 } Batch;
 
 /* How it is written: each when the one before has met a record that fails. */
@@ -184,7 +187,37 @@ static void
 end_at(Batch *batch, const GcItem *item, const char *halt)
 {
 	batch->nitems = item - batch->ingest->items;
-	batch->halt = halt;
+	batch->halt = halt ? MemoryContextStrdup(gc_work.turn_context, halt) : NULL;
+	batch->no_room = false;
+}
+
+/*
+ * With more bad records than the changelog may have dead letters it ends before the first one that is too many, which
+ * is not written yet: marked are those that the decoder refuses, and then others in the order of offsets.
+ */
+static void
+cut_to_room(Batch *batch)
+{
+	int64		before = 0;
+
+	if (gc_dead_letter_limit == 0)
+		return;
+	if (!batch->counted)
+		batch->room = gc_dead_letter_limit -
+			gc_catalog_run_bigint(SPI_OK_SELECT,
+								  "SELECT pg_catalog.count(*) FROM (SELECT FROM guest_context._dead_letter"
+								  " WHERE changelog_id OPERATOR(pg_catalog.=) $1 LIMIT $2) d", 2,
+								  INT4OID, Int32GetDatum(batch->ingest->changelog->changelog_id),
+								  INT8OID, Int64GetDatum(gc_dead_letter_limit));
+	batch->counted = true;
+	for (int i = 0; i < batch->nitems && batch->nbad > batch->room; i++)
+	{
+		if (batch->bad[i] == NULL || before++ < batch->room)
+			continue;
+		end_at(batch, &batch->ingest->items[i],
+			   psprintf("%d dead letters are waiting, as many as guest_context.dead_letter_limit allows", gc_dead_letter_limit));
+		batch->no_room = true;
+	}
 }
 
 /* This record is bad: it will be a dead letter, or ends the batch. False when it does, or when there are enough. */
@@ -203,7 +236,11 @@ mark(Batch *batch, const GcItem *item, const char *sqlstate, const char *message
 	bad->message = message;
 	bad->detail = detail;
 	batch->bad[item - batch->ingest->items] = bad;
-	if (++batch->nbad < DEAD_PER_BATCH)
+	batch->nbad++;
+	cut_to_room(batch);
+	if (item >= &batch->ingest->items[batch->nitems])
+		return false;
+	if (batch->nbad < DEAD_PER_BATCH)
 		return true;
 	end_at(batch, item + 1, NULL);
 	return false;
@@ -433,7 +470,7 @@ write_checked(Batch *batch)
 	if (!gc_rows_reserve(ingest->rows))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION), errmsg("a trigger must see each row")));	/* the next mode is for that */
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n && items[i] < &ingest->items[batch->nitems]; i++)
 	{
 		ErrorData  *error;
 
@@ -552,6 +589,8 @@ write_careful(Batch *batch)
 		}
 		if (!mark_error(batch, items[from], error))
 			return;
+		while (n > from + 1 && items[n - 1] >= &ingest->items[batch->nitems])
+			n--;				/* it ends earlier */
 		from++;
 		until = n;
 	}
@@ -827,8 +866,12 @@ gc_ingest_apply(GcIngest *ingest)
 		if (batch.halt != NULL)
 		{
 			GcItem	   *item = &ingest->items[batch.nitems];
+			const char *name = quote_literal_cstr(ingest->changelog->name);
 
-			gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->topic->partitions[item->partition].partition, item->offset, batch.halt, NULL);
+			gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->topic->partitions[item->partition].partition, item->offset, batch.halt,
+						   !batch.no_room ? NULL :
+						   psprintf("SELECT * FROM guest_context.dead_letter WHERE changelog = %s; requeue or discard them, then SELECT guest_context.resume(%s);",
+									name, name));
 			return GC_HALTED;
 		}
 		if (breaks(ingest, batch.nitems, ndead))

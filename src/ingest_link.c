@@ -11,7 +11,6 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -19,9 +18,10 @@
 #include "compat.h"
 #include "guest_context.h"
 #include "ingest.h"
-#include "launcher.h"
 
 #define ANSWER_MS			10000
+#define SAY_AGAIN_MS		60000	/* what the reader logs */
+#define LINES_AT_ONCE		3
 #define TRIES				3	/* at a range that looks right and is refused */
 
 /* Waits for the reader, or for what else there is to do, so many milliseconds. */
@@ -37,15 +37,42 @@ gc_ingest_wait(long milliseconds)
 	CHECK_FOR_INTERRUPTS();
 }
 
+/*
+ * What the reader's library has to say, which is the same again and again while a broker is down: a few lines, then
+ * one a minute until it has been silent for a minute.
+ */
 static void
 say_log(GcFrame *frame)
 {
+	static TimestampTz heard = 0;
+	static TimestampTz said = 0;
+	static int	lines = 0;
+	static int	left_out = 0;
 	size_t		len;
 	uint8		level = gc_frame_get_u8(frame);
 	const char *text = gc_frame_get_text(frame, &len);
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (text != NULL)
-		ereport(level <= 3 ? LOG : DEBUG1, (errmsg("guest_context reader: %.*s", (int) len, text)));
+	if (text == NULL)
+		return;
+	if (level > 3)
+	{
+		ereport(DEBUG1, (errmsg("guest_context reader: %.*s", (int) len, text)));
+		return;
+	}
+	if (TimestampDifferenceExceeds(heard, now, SAY_AGAIN_MS))
+		lines = left_out = 0;
+	heard = now;
+	if (++lines > LINES_AT_ONCE && !TimestampDifferenceExceeds(said, now, SAY_AGAIN_MS))
+	{
+		left_out++;
+		return;
+	}
+	ereport(LOG,
+			(errmsg("guest_context reader: %.*s", (int) len, text),
+			 left_out > 0 ? errdetail("%d other lines of it were left out.", left_out) : 0));
+	said = now;
+	left_out = 0;
 }
 
 char *
@@ -139,8 +166,8 @@ gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, Gc
 		else
 		{
 			gc_ingest_wait(100);
-			if (IsBackgroundWorker && gc_database_wanted(MyDatabaseId))
-				proc_exit(0);
+			if (IsBackgroundWorker)
+				gc_ingest_yield();
 			continue;
 		}
 		return false;

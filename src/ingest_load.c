@@ -80,7 +80,7 @@ gc_ingest_catalogue(void)
 	if (name == NULL)
 		return pstrdup("");
 	SPI_connect();
-	gc_catalog_execute("SELECT pg_catalog.string_agg(pg_catalog.concat_ws('|', c.changelog_id, c.generation, c.topic, c.source,"
+	gc_catalog_execute("SELECT pg_catalog.string_agg(pg_catalog.concat_ws('|', c.changelog_id, s.changes, c.generation, c.topic, c.source,"
 					   " c.envelope, c.mapping, c.filter, c.on_error, e.mapping, e.shape_columns), '/' ORDER BY c.changelog_id)"
 					   " FROM guest_context._changelog c"
 					   " JOIN guest_context._changelog_state s ON s.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
@@ -121,6 +121,11 @@ gc_ingest_create(GcChangelog *changelog)
 	ingest->changelog = changelog;
 	ingest->root = gc_entity_by_id(changelog->entity->root_id);
 	ingest->topic = topic_of(changelog->topic);
+	/* first, so that an error in what follows is noted for it too */
+	ingest->topic->ingests = lappend(ingest->topic->ingests, ingest);
+	if (changelog->waits_for != NULL && (changelog->worker == gc_work.worker || changelog->worker >= gc_workers))
+		ingest->noted = pstrdup(changelog->waits_for);
+	ingest->noted_known = true;
 	ingest->spec = gc_changelog_spec(ingest->changelog);
 	ingest->rows = gc_rows_create(ingest->changelog->entity, ingest->spec);
 	ingest->key_columns = palloc(sizeof(int) * ingest->spec->ncolumns);
@@ -128,7 +133,6 @@ gc_ingest_create(GcChangelog *changelog)
 		if (ingest->spec->columns[i].is_key)
 			ingest->key_columns[ingest->nkeys++] = i;
 	ingest->pending = AllocSetContextCreate(ingest->topic->context, "guest_context pending records", ALLOCSET_DEFAULT_SIZES);
-	ingest->topic->ingests = lappend(ingest->topic->ingests, ingest);
 	return ingest;
 }
 
@@ -159,7 +163,7 @@ changelogs_text(List *changelogs, const char *topic)
 		const GcChangelog *changelog = lfirst(lc);
 
 		if (strcmp(changelog->topic, topic) == 0)
-			text = psprintf("%s %d %s", text ? text : "", changelog->changelog_id, changelog->row_version);
+			text = psprintf("%s %d %d %s", text ? text : "", changelog->changelog_id, changelog->changes, changelog->row_version);
 	}
 	return text;
 }

@@ -67,12 +67,14 @@ void
 gc_watch_changelog(GcIngest *ingest)
 {
 	GcTopic    *topic = ingest->topic;
-	char	   *reason = NULL;
+	const char *reason = NULL;
 	char	   *hint = NULL;
 
 	if (ingest->stopped)
 		return;
-	if (ingest->failures > 0)
+	if (gc_work.no_space != NULL)
+		reason = gc_work.no_space;
+	else if (ingest->failures > 0)
 		reason = ingest->failure;
 	else if (gc_work.server_problem != NULL)
 		reason = gc_work.server_problem;

@@ -61,6 +61,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "guest_context.h"
 #include "launcher.h"
 
 PG_FUNCTION_INFO_V1(gc_maintenance_obstacle);
@@ -92,6 +93,7 @@ typedef struct Worker
 typedef struct Shared
 {
 	int32		launcher_pid;	/* 0 = it does not run */
+	bool		no_slot;		/* the last worker could not be started */
 	Owner		owners[MAX_OWNERS];
 	Worker		workers[MAX_WORKERS];
 } Shared;
@@ -237,6 +239,18 @@ gc_database_wanted(Oid database)
 		return true;
 	LockRelease(&tag, RowExclusiveLock, true);
 	return false;
+}
+
+bool
+gc_launcher_preloaded(bool *no_slot)
+{
+	*no_slot = false;
+	if (shared == NULL)
+		return false;
+	LWLockAcquire(shared_lock, LW_SHARED);
+	*no_slot = shared->no_slot;
+	LWLockRelease(shared_lock);
+	return true;
 }
 
 /*
@@ -457,6 +471,14 @@ gc_launcher_cycle_done(const GcWorkerOrder *order, bool entities)
 	LWLockRelease(shared_lock);
 }
 
+void
+gc_launcher_again(const GcWorkerOrder *order)
+{
+	if (shared != NULL)
+		note_due(order->database, order->owner,
+				 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RESTART_SECONDS * 1000));
+}
+
 /* Started by the launcher in a database: whose entities are in it? */
 void
 gc_scout_main(Datum arg)
@@ -503,14 +525,32 @@ static bool said_no_slot = false;
 static bool said_obstacle[MAX_OWNERS];
 
 static void
+note_slot(bool free)
+{
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	shared->no_slot = !free;
+	LWLockRelease(shared_lock);
+}
+
+static void
 log_no_slot(void)
 {
+	note_slot(false);
 	if (!said_no_slot)
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("guest_context maintenance waits for a free background worker"),
 				 errhint("You might need to increase max_worker_processes.")));
 	said_no_slot = true;
+}
+
+static void
+all_due(void)
+{
+	LWLockAcquire(shared_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_OWNERS; i++)
+		shared->owners[i].due = GetCurrentTimestamp();
+	LWLockRelease(shared_lock);
 }
 
 static void
@@ -525,8 +565,12 @@ nap(long milliseconds)
 		proc_exit(1);
 	if (ConfigReloadPending)
 	{
+		bool		enabled = gc_ingest_enabled;
+
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		if (gc_ingest_enabled && !enabled)
+			all_due();			/* to start the ingest workers */
 	}
 }
 
@@ -674,6 +718,7 @@ start_worker(int i, const Owner *place)
 	if (gc_worker_start(&order, &handles[i]))
 	{
 		said_no_slot = false;
+		note_slot(true);
 		return;
 	}
 	log_no_slot();

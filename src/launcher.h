@@ -28,6 +28,9 @@ extern bool gc_worker_start(const GcWorkerOrder *order, BackgroundWorkerHandle *
 /* Why a worker cannot connect to a database as this role: NULL when it can; *hint is the remedy. */
 extern const char *gc_worker_obstacle(Oid database, Oid owner, char **hint);
 
+/* Is there a launcher, which starts workers by itself? *no_slot: it could not start the last one. */
+extern bool gc_launcher_preloaded(bool *no_slot);
+
 /* When this transaction commits, maintenance of the owner's entities begins. */
 extern void gc_maintenance_wake(Oid owner);
 
@@ -43,6 +46,9 @@ extern void gc_maintenance_wake_nobody(void);
  */
 extern void gc_launcher_worker_begins(const GcWorkerOrder *order);
 extern void gc_launcher_cycle_done(const GcWorkerOrder *order, bool entities);
+
+/* Likewise: another cycle soon, for what could not be done in this one. */
+extern void gc_launcher_again(const GcWorkerOrder *order);
 
 /* Does somebody want to drop, rename or copy the database? Takes no lock for long. */
 extern bool gc_database_wanted(Oid database);

@@ -75,6 +75,9 @@
 #define ANALYZE_FRACTION	0.2
 #define ANALYZE_ROWS		1000
 
+/* Dead letters of one transaction that ends their time. */
+#define EXPIRE_AT_ONCE		5000
+
 /* What earlier cycles could not do. */
 typedef struct Note
 {
@@ -581,10 +584,15 @@ read_entities(void)
 static void
 start_ingest(const GcEntity *entity, void *arg)
 {
+	bool		all;
+
 	gc_step_begin();
-	if (gc_ingest_enabled)
-		gc_ingest_start(order.owner);
+	all = !gc_ingest_enabled || gc_ingest_start(order.owner);
 	gc_step_end();
+	if (all)
+		return;
+	gc_launcher_again(&order);
+	gc_step_waits(entity, "ingest", "waiting for a worker slot: raise max_worker_processes, or let others end");
 }
 
 /* Step, of one entity: rows of the ledger that only tell what has been. */
@@ -604,6 +612,40 @@ prune_ledger(const GcEntity *entity, void *arg)
 	gc_step_end();
 }
 
+/* Step, of one entity: dead letters that have waited too long, if a setting says so. */
+static void
+expire_dead_letters(const GcEntity *entity, void *arg)
+{
+	while (gc_dead_letter_retention > 0)
+	{
+		int64		expired;
+
+		gc_step_begin();
+		expired = gc_catalog_run_bigint(SPI_OK_SELECT,
+										"WITH gone AS (DELETE FROM guest_context._dead_letter WHERE dead_letter_id OPERATOR(pg_catalog.=) ANY"
+										"  (ARRAY(SELECT dl.dead_letter_id FROM guest_context._dead_letter dl JOIN guest_context._changelog c"
+										"   ON c.changelog_id OPERATOR(pg_catalog.=) dl.changelog_id WHERE c.entity_id OPERATOR(pg_catalog.=) $1"
+										"   AND dl.at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(mins => $2))"
+										"   ORDER BY dl.dead_letter_id LIMIT $3)) RETURNING changelog_id, at),"
+										" audit AS (INSERT INTO guest_context._audit (role, verb, object, reason, detail)"
+										"  SELECT $4, 'discard', c.name, 'guest_context.dead_letter_retention',"
+										"   pg_catalog.jsonb_build_object('dead_letters', pg_catalog.count(*), 'until', pg_catalog.max(g.at))"
+										"  FROM gone g JOIN guest_context._changelog c ON c.changelog_id OPERATOR(pg_catalog.=) g.changelog_id GROUP BY c.name)"
+										" SELECT pg_catalog.count(*) FROM gone", 4,
+										INT4OID, Int32GetDatum(entity->entity_id),
+										INT4OID, Int32GetDatum(gc_dead_letter_retention),
+										INT8OID, Int64GetDatum(EXPIRE_AT_ONCE),
+										TEXTOID, CStringGetTextDatum(GetUserNameFromId(GetUserId(), false)));
+		gc_step_end();
+		if (expired > 0)
+			gc_step_did(entity, "dead letters", "discarded %lld dead letters, as guest_context.dead_letter_retention says",
+						(long long) expired);
+		if (expired < EXPIRE_AT_ONCE)
+			break;
+		gc_worker_yield();
+	}
+}
+
 static void
 cycle(List *entities)
 {
@@ -620,7 +662,10 @@ cycle(List *entities)
 	}
 	gc_retention_drop(entities);
 	foreach(lc, entities)
+	{
 		gc_step_run(lfirst(lc), "ledger", prune_ledger, NULL);
+		gc_step_run(lfirst(lc), "dead letters", expire_dead_letters, NULL);
+	}
 	foreach(lc, entities)
 		gc_step_run(lfirst(lc), "filters", gc_key_filter_make, NULL);
 	foreach(lc, entities)
@@ -656,11 +701,34 @@ attach_report(void)
 	report = shm_mq_attach(queue, segment, NULL);
 }
 
-void
-gc_maintenance_main(Datum arg)
+static void
+maintain(void)
 {
 	List	   *entities;
 
+	if (!begin_cycle())
+	{
+		gc_launcher_cycle_done(&order, true);
+		return;
+	}
+	entities = read_entities();
+	cycle(entities);
+	settle_notes(entities, false);
+	unlock_owner(LOCK_CYCLE);
+	gc_launcher_cycle_done(&order, entities != NIL);
+	if (entities != NIL && begin_building())
+	{
+		/* its locks are of kinds that only other maintenance minds */
+		SetConfigOption("lock_timeout", "1min", PGC_SUSET, PGC_S_OVERRIDE);
+		gc_schedule_build(entities);
+		settle_notes(entities, true);
+	}
+	send_row(InvalidOid, "", "");	/* the end, reached in good order */
+}
+
+void
+gc_maintenance_main(Datum arg)
+{
 	memcpy(&order, MyBgworkerEntry->bgw_extra, sizeof(order));
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -675,23 +743,16 @@ gc_maintenance_main(Datum arg)
 	/* shorter than any deadlock_timeout: nobody is cancelled because of us */
 	gc_worker_pin_settings("200ms");
 
-	if (begin_cycle())
+	PG_TRY();
 	{
-		entities = read_entities();
-		cycle(entities);
-		settle_notes(entities, false);
-		unlock_owner(LOCK_CYCLE);
-		gc_launcher_cycle_done(&order, entities != NIL);
-		if (entities != NIL && begin_building())
-		{
-			/* its locks are of kinds that only other maintenance minds */
-			SetConfigOption("lock_timeout", "1min", PGC_SUSET, PGC_S_OVERRIDE);
-			gc_schedule_build(entities);
-			settle_notes(entities, true);
-		}
-		send_row(InvalidOid, "", "");	/* the end, reached in good order */
+		maintain();
 	}
-	else
-		gc_launcher_cycle_done(&order, true);
+	PG_CATCH();
+	{
+		/* outside of a step: somebody has locked the catalogue, or drops the extension; a later cycle sees */
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE || order.caller_pid != 0)
+			PG_RE_THROW();
+	}
+	PG_END_TRY();
 	proc_exit(0);
 }

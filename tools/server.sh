@@ -101,6 +101,7 @@ clean_up() {
 	trap - EXIT
 	stop_servers
 	if [ -n "$work" ]; then
+		[ ! -d "$work/disks" ] || umount -l "$work"/disks/* 2>/dev/null
 		if [ -n "$KEEP" ]; then echo "kept: $work"; else rm -rf "$work"; fi
 	fi
 	exit "$status"

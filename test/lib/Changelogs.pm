@@ -31,11 +31,12 @@ Exporter::export_ok_tags('items');
 my $node;
 my $stamp = 0;
 
-# Further lines of postgresql.conf may follow.
+# A broker, or a directory of files. Further lines of postgresql.conf may follow.
 sub changelogs_node
 {
-	my ($kafka, @conf) = @_;
-	my $bootstrap = $kafka->bootstrap;
+	my ($source, @conf) = @_;
+	my $server = ref $source ? sprintf(q{CREATE SERVER events FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '%s')}, $source->bootstrap) :
+		qq{CREATE SERVER events TYPE 'file' FOREIGN DATA WRAPPER guest_context OPTIONS (directory '$source')};
 	$node = PostgreSQL::Test::Cluster->new('main');
 	$node->init;
 	$node->append_conf('postgresql.conf', join "\n", q{shared_preload_libraries = 'guest_context'},
@@ -45,7 +46,7 @@ sub changelogs_node
 		CREATE EXTENSION guest_context;
 		CREATE ROLE app LOGIN;
 		GRANT CREATE ON DATABASE postgres TO app;
-		CREATE SERVER events FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '$bootstrap');
+		$server;
 		GRANT USAGE ON FOREIGN SERVER events TO app;
 		SET ROLE app;
 		CREATE SCHEMA shop;
