@@ -17,6 +17,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -34,6 +35,8 @@
 
 #include "catalog.h"
 #include "compat.h"
+
+#define GC_SEARCH_PATH	"pg_catalog, pg_temp"
 
 /*
  * A table that reads go to directly: its index and the numbers of its columns,
@@ -149,10 +152,35 @@ extension_owner(void)
 	return owner;
 }
 
+/*
+ * Our own statements run with the rights of the extension's owner, and so would whatever a search path finds for them: IS
+ * DISTINCT FROM takes the first "=" of it. A verb pins the path, but an owner's trigger may set another meanwhile. Returns
+ * 0 where it is the right one already.
+ */
+static int
+pin_search_path(void)
+{
+	int			level;
+
+	if (strcmp(namespace_search_path, GC_SEARCH_PATH) == 0)
+		return 0;
+	level = NewGUCNestLevel();
+	set_config_option("search_path", GC_SEARCH_PATH, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
+}
+
+static void
+unpin_search_path(int level)
+{
+	if (level > 0)
+		AtEOXact_GUC(false, level);
+}
+
 void
 gc_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
 				   const char *nulls, int expected)
 {
+	int			level = pin_search_path();
 	Oid			save_user;
 	int			save_context;
 	int			result;
@@ -162,6 +190,7 @@ gc_catalog_execute(const char *sql, int nargs, Oid *types, Datum *values,
 						   save_context | SECURITY_LOCAL_USERID_CHANGE);
 	result = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
 	SetUserIdAndSecContext(save_user, save_context);
+	unpin_search_path(level);
 	if (result != expected)
 		elog(ERROR, "unexpected result %d of internal query: %s", result, sql); /* cannot happen */
 }
@@ -170,6 +199,7 @@ void
 gc_catalog_execute_kept(GcKeptPlan *plan, const char *sql, int nargs, Oid *types, Datum *values,
 						const char *nulls, int expected)
 {
+	int			level = pin_search_path();
 	Oid			save_user;
 	int			save_context;
 	int			result;
@@ -187,6 +217,7 @@ gc_catalog_execute_kept(GcKeptPlan *plan, const char *sql, int nargs, Oid *types
 	}
 	result = SPI_execute_plan(*plan, values, nulls, false, 0);
 	SetUserIdAndSecContext(save_user, save_context);
+	unpin_search_path(level);
 	if (result != expected)
 		elog(ERROR, "unexpected result %d of internal query: %s", result, sql); /* cannot happen */
 }
@@ -408,16 +439,43 @@ gc_entity_get(Oid relation, bool missing_ok)
 	return linitial(found);
 }
 
+/* The table is its owner's, who may have renamed, dropped or retyped what we read and write by number. */
+AttrNumber
+gc_own_column(Oid versions, const char *name)
+{
+	static const struct
+	{
+		const char *name;
+		Oid			type;
+	}			columns[] = {
+		{"gc_arrived_at", TIMESTAMPTZOID}, {"gc_offset", INT8OID}, {"gc_dataset", INT4OID},
+		{"gc_source", INT4OID}, {"gc_partition", INT4OID}, {"gc_deleted", BOOLOID}
+	};
+	AttrNumber	attno = get_attnum(versions, name);
+
+	for (int i = 0; i < lengthof(columns); i++)
+		if (strcmp(columns[i].name, name) == 0 && get_atttype(versions, attno) == columns[i].type)
+			return attno;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("table \"%s\" has lost its column \"%s\"", get_rel_name(versions), name),
+			 errdetail("It was renamed, dropped or given another type, and belongs to an entity of guest_context.")));
+}
+
 void
 gc_entity_check_columns(const GcEntity *entity)
 {
+	static const char *const own[] = {"gc_arrived_at", "gc_offset", "gc_dataset", "gc_source", "gc_partition", "gc_deleted"};
 	ListCell   *lc;
 
+	for (int i = 0; i < lengthof(own); i++)
+		(void) gc_own_column(entity->versions, own[i]);
 	foreach(lc, entity->shape_columns)
 	{
 		const char *name = strVal(lfirst(lc));
+		AttrNumber	attno = get_attnum(entity->versions, name);
 
-		if (get_attnum(entity->versions, name) == InvalidAttrNumber)
+		if (attno == InvalidAttrNumber)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("entity \"%s.%s\" has lost its column \"%s\"",
@@ -426,6 +484,20 @@ gc_entity_check_columns(const GcEntity *entity)
 					 errhint("ALTER TABLE %s RENAME COLUMN … TO %s;",
 							 quote_qualified_identifier(entity->schema, get_rel_name(entity->versions)),
 							 quote_identifier(name))));
+		if (get_attgenerated(entity->versions, attno) != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_GENERATED_ALWAYS),
+					 errmsg("column \"%s\" of entity \"%s.%s\" has become a generated column",
+							name, entity->schema, entity->name),
+					 errhint("ALTER TABLE %s ALTER COLUMN %s DROP EXPRESSION;",
+							 quote_qualified_identifier(entity->schema, get_rel_name(entity->versions)),
+							 quote_identifier(name))));
+		if (strcmp(name, entity->version_column) == 0 &&
+			getBaseType(get_atttype(entity->versions, attno)) != TIMESTAMPTZOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("version \"%s\" of entity \"%s.%s\" is not of type timestamp with time zone any more",
+							name, entity->schema, entity->name)));
 	}
 }
 
@@ -639,7 +711,7 @@ int
 gc_enter(void)
 {
 	static const char *const pinned[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
+		{"search_path", GC_SEARCH_PATH},
 		{"TimeZone", "UTC"},
 		{"DateStyle", "ISO, MDY"},
 		{"IntervalStyle", "postgres"},
@@ -653,8 +725,9 @@ gc_enter(void)
 	return level;
 }
 
+/* Settings of the owner's functions, which have run meanwhile, do not outlive them: the session may be somebody else's. */
 void
 gc_leave(int guc_level)
 {
-	AtEOXact_GUC(true, guc_level);
+	AtEOXact_GUC(false, guc_level);
 }

@@ -4,6 +4,7 @@
 #ifndef GC_CATALOG_H
 #define GC_CATALOG_H
 
+#include "access/attnum.h"
 #include "access/htup.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
@@ -105,8 +106,11 @@ extern int64 gc_catalog_run_bigint(int expected, const char *sql, int nargs, ...
  */
 extern GcEntity *gc_entity_get(Oid relation, bool missing_ok);
 
-/* ERROR when a column was renamed or dropped by hand: all SQL and records name them. */
+/* ERROR when a column was renamed, dropped or changed by hand so that it cannot be used: all SQL and records name them. */
 extern void gc_entity_check_columns(const GcEntity *entity);
+
+/* Where one of our own columns stands; ERROR when it is not there any more, or of another type. */
+extern AttrNumber gc_own_column(Oid versions, const char *name);
 
 extern GcEntity *gc_entity_by_id(int32 entity_id);
 

@@ -29,11 +29,13 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -71,6 +73,13 @@ typedef struct Column
 	ExprState  *missing;		/* its DEFAULT, NULL = none */
 } Column;
 
+/* A column that the entity knows nothing of and that has a DEFAULT. */
+typedef struct OtherColumn
+{
+	int			att;
+	ExprState  *value;
+} OtherColumn;
+
 /* An entry on its way into a B-tree. */
 typedef struct Entry
 {
@@ -101,6 +110,9 @@ struct GcRows
 	TransitionCaptureState *capture;
 	int			own[OWN_COLUMNS];
 	Column	   *columns;
+	OtherColumn *others;
+	int			nothers;
+	bool		generated;		/* some are computed from others */
 	const char *column;			/* whose value is being read */
 	bool		one_by_one;		/* a trigger may look at the rows before */
 	bool		plain_indexes;	/* none that the executor has to look after */
@@ -158,7 +170,8 @@ gc_entity_spec(const GcEntity *entity)
 		Oid			type = get_atttype(entity->versions, get_attnum(entity->versions, name));
 
 		columns[i].name = name;
-		columns[i].kind = kind_of_type(type);
+		/* what has been renamed or dropped is told when a row is to be written */
+		columns[i].kind = OidIsValid(type) ? kind_of_type(type) : GC_KIND_OTHER;
 		if (columns[i].kind == GC_KIND_ARRAY)
 			columns[i].element = kind_of_type(get_base_element_type(type));
 		columns[i].is_key = list_member(entity->key_columns, makeString((char *) name));
@@ -271,6 +284,7 @@ guarded(GcRows *rows, Step step, const void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ErrorContextCallback context = {.callback = hide_context};
+	int			level = NewGUCNestLevel();	/* what a trigger sets does not outlive it */
 	Oid			save_user;
 	int			save_context;
 
@@ -298,11 +312,48 @@ guarded(GcRows *rows, Step step, const void *arg)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	SetUserIdAndSecContext(save_user, save_context);
+	AtEOXact_GUC(false, level);
 }
 
 /*
  * Opening
  */
+
+/* What a column gets that a row has no value for; NULL = nothing. */
+static ExprState *
+prepare_default(GcRows *rows, int att)
+{
+	Node	   *expression = build_column_default(rows->leaf, att + 1);
+
+	return expression == NULL ? NULL : ExecPrepareExpr((Expr *) expression, rows->estate);
+}
+
+/* Columns that the owner has added get what an INSERT gives them that does not name them. */
+static void
+prepare_others(GcRows *rows)
+{
+	TupleDesc	desc = RelationGetDescr(rows->leaf);
+	Bitmapset  *known = NULL;
+
+	for (int i = 0; i < OWN_COLUMNS; i++)
+		known = bms_add_member(known, rows->own[i]);
+	for (int i = 0; i < rows->spec->ncolumns; i++)
+		known = bms_add_member(known, rows->columns[i].att);
+	rows->others = palloc(sizeof(OtherColumn) * desc->natts);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		OtherColumn other = {i};
+
+		if (att->attisdropped || att->attgenerated != '\0' || bms_is_member(i, known))
+			continue;
+		other.value = prepare_default(rows, i);
+		if (other.value != NULL)
+			rows->others[rows->nothers++] = other;
+	}
+	bms_free(known);
+	rows->generated = desc->constr != NULL && desc->constr->has_generated_stored;
+}
 
 static void
 prepare_columns(GcRows *rows)
@@ -310,6 +361,7 @@ prepare_columns(GcRows *rows)
 	TupleDesc	desc = RelationGetDescr(rows->leaf);
 	int			ncolumns = rows->spec->ncolumns;
 
+	gc_entity_check_columns(rows->entity);	/* a leaf has all that its root has */
 	for (int i = 0; i < OWN_COLUMNS; i++)
 		rows->own[i] = get_attnum(RelationGetRelid(rows->leaf), own_names[i]) - 1;
 	rows->columns = palloc0(sizeof(Column) * ncolumns);
@@ -328,8 +380,9 @@ prepare_columns(GcRows *rows)
 		if (rows->spec->columns[i].is_version)
 			rows->version_att = column->att;
 		if (att->atthasdef)
-			column->missing = ExecPrepareExpr((Expr *) build_column_default(rows->leaf, column->att + 1), rows->estate);
+			column->missing = prepare_default(rows, column->att);
 	}
+	prepare_others(rows);
 }
 
 static void
@@ -679,6 +732,12 @@ fill_slot(GcRows *rows, TupleTableSlot *slot, const Row *row)
 		rows->bytes += field->state == GC_FIELD_TEXT ? field->len : 0;
 	}
 	rows->column = NULL;
+	for (int i = 0; i < rows->nothers; i++)
+	{
+		const OtherColumn *other = &rows->others[i];
+
+		values[other->att] = ExecEvalExpr(other->value, GetPerTupleExprContext(rows->estate), &slot->tts_isnull[other->att]);
+	}
 }
 
 static void
@@ -709,6 +768,8 @@ add_step(GcRows *rows, const void *arg)
 		rows->left_out++;
 		return;
 	}
+	if (rows->generated)
+		ExecComputeStoredGenerated(target, rows->estate, slot, CMD_INSERT);
 	if (rows->leaf->rd_att->constr != NULL)
 		ExecConstraints(target, slot, rows->estate);
 	rows->numbers[rows->nslots++] = row->number;

@@ -66,6 +66,7 @@ gc_column_list(List *columns, const char *prefix)
 void
 gc_run_ddl(const char *sql, Oid owner)
 {
+	int			level = NewGUCNestLevel();	/* index expressions may set something */
 	Oid			save_user;
 	int			save_context;
 	int			result;
@@ -77,6 +78,7 @@ gc_run_ddl(const char *sql, Oid owner)
 	result = SPI_execute(sql, false, 0);
 	SPI_finish();
 	SetUserIdAndSecContext(save_user, save_context);
+	AtEOXact_GUC(false, level);
 	if (result < 0)
 		elog(ERROR, "unexpected result %d of internal command: %s", result, sql);	/* cannot happen */
 }

@@ -83,11 +83,11 @@ prepare_key(GcRead *read, const GcPlan *plan)
 	TupleDesc	desc = RelationGetDescr(rel);
 
 	read->root = CreateTupleDescCopy(desc); /* not counted: holds nothing */
-	read->arrived_at = get_attnum(read->versions, "gc_arrived_at");
+	read->arrived_at = gc_own_column(read->versions, "gc_arrived_at");
 	read->version = plan->version_attno;
-	read->source = get_attnum(read->versions, "gc_source");
-	read->partition = get_attnum(read->versions, "gc_partition");
-	read->offset = get_attnum(read->versions, "gc_offset");
+	read->source = gc_own_column(read->versions, "gc_source");
+	read->partition = gc_own_column(read->versions, "gc_partition");
+	read->offset = gc_own_column(read->versions, "gc_offset");
 	read->key.seed = pg_prng_uint64(&pg_global_prng_state);
 	read->key.ncolumns = plan->nkeys;
 	read->key.columns = palloc0(sizeof(GcKeyColumn) * plan->nkeys);
@@ -257,7 +257,7 @@ prepare_leaf(GcRead *read, Relation rel, GcLeaf *leaf)
 	leaf->source = leaf_column(read, rel, read->source);
 	leaf->partition = leaf_column(read, rel, read->partition);
 	leaf->offset = leaf_column(read, rel, read->offset);
-	leaf->deleted = leaf_column(read, rel, get_attnum(read->versions, "gc_deleted"));
+	leaf->deleted = leaf_column(read, rel, gc_own_column(read->versions, "gc_deleted"));
 	leaf->key = palloc(sizeof(AttrNumber) * read->key.ncolumns);
 	for (int i = 0; i < read->key.ncolumns; i++)
 		leaf->key[i] = leaf_column(read, rel, read->key.columns[i].attno);
