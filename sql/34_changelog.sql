@@ -94,6 +94,7 @@ CREATE TABLE guest_context._gap
 );
 COMMENT ON TABLE guest_context._gap IS 'offsets that an operator gave up: skipped, or lost upstream';
 CREATE INDEX _gap_changelog_id_idx ON guest_context._gap (changelog_id);
+ALTER TABLE guest_context._gap REPLICA IDENTITY FULL;	-- without a key its rows could not be deleted under a publication of all tables
 
 CREATE SEQUENCE guest_context._dead_letter_id_seq;
 COMMENT ON SEQUENCE guest_context._dead_letter_id_seq IS 'numbers of dead letters';
