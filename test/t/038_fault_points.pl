@@ -164,6 +164,21 @@ for my $point (grep { /halt/ } @points)
 produce();
 $checker->settle('halts of another changelog: all is there once');
 
+# --- a topic that is read again beside its changelog, up to where that is
+
+$kafka->create_topic('again', partitions => 2);
+$kafka->produce('again', [ map { [ "again-$_", qq({"ref":"again-$_","n":1,"modifiedAt":"2024-03-24T12:20:01Z"}), undef, $_ > 0 ? 1 : 0 ] } 0 .. 20_000 ]);
+app(q{SELECT guest_context.create_changelog('shop.others', 'events', 'again')});
+becomes(q{SELECT count(*) FROM shop.others WHERE ref ~ '^again'}, '20001', 'a topic with a short partition and a long one');
+for my $point (grep { /frame U/ } @points)
+{
+	arm($point);
+	$node->psql('postgres', q{SET ROLE app; SELECT guest_context.replay('shop.others/again', '-infinity')});
+	struck();
+	until_done(q{SELECT guest_context.replay('shop.others/again', '-infinity')});
+	is(sql(q{SELECT count(*) FROM shop.others WHERE ref ~ '^again'}), '20001', "$point: it is as it was");
+}
+
 # --- leaves and datasets; each verb again until it is done
 
 my $root = q{'shop.items'};
