@@ -201,8 +201,12 @@ gc_kafka_new(GcKafkaUse use, char *text, size_t size)
 							 RD_KAFKA_EVENT_OFFSET_COMMIT);
 	if (use == GC_KAFKA_PROBE)
 	{
-		/* the library fetches ahead until there is as much as this */
-		if (!set(conf, "queued.min.messages", "1", text, size) ||
+		/*
+		 * The library fetches ahead until there is as much as this. At the end of a partition the broker keeps its
+		 * question for a while, and what is asked of another partition waits behind that.
+		 */
+		if (!set(conf, "fetch.wait.max.ms", "10", text, size) ||
+			!set(conf, "queued.min.messages", "1", text, size) ||
 			!set(conf, "queued.max.messages.kbytes", "1024", text, size) ||
 			!set_number(conf, "fetch.message.max.bytes",
 						Min(get_number(conf, "fetch.message.max.bytes"), 64 * 1024), text, size))
