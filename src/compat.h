@@ -107,4 +107,11 @@
 	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
 #endif
 
+/* Is this process a background worker? miscadmin.h. */
+#if PG_VERSION_NUM >= 180000
+#define gc_is_background_worker() AmBackgroundWorkerProcess()
+#else
+#define gc_is_background_worker() IsBackgroundWorker
+#endif
+
 #endif							/* GC_COMPAT_H */

@@ -166,7 +166,7 @@ gc_ingest_ask(GcQuery what, const char *topic, int32 partition, int64 number, Gc
 		else
 		{
 			gc_ingest_wait(100);
-			if (IsBackgroundWorker)
+			if (gc_is_background_worker())
 				gc_ingest_yield();
 			continue;
 		}
