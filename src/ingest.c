@@ -478,6 +478,7 @@ static void
 after_error(ErrorData *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	LOCKTAG		tag;
 
 	failures++;
 	PG_TRY();
@@ -498,8 +499,15 @@ after_error(ErrorData *error)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
+
+	/* not even the catalogue could be read: without the lock the status says that nobody reads */
+	worker_tag(&tag, gc_work.owner, gc_work.server, gc_work.worker);
+	if (gc_work.topics == NIL)
+		LockRelease(&tag, ExclusiveLock, true);
 	pause_until(TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											Min(100 * (INT64CONST(1) << Min(failures, 10)), LONGEST_PAUSE_MS)));
+	if (gc_work.topics == NIL && LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		proc_exit(0);
 }
 
 /*

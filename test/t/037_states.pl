@@ -120,6 +120,17 @@ sql(q{SELECT * FROM guest_context.run_maintenance()});
 read_all('a', 'and goes on');
 lap('server');
 
+# --- the catalogue is of another version than the library
+
+$from = log_end();
+sql(q{ALTER TABLE guest_context._changelog_state RENAME COLUMN changes TO changed; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'});
+$node->wait_for_log(qr/reading changelogs begins again: column \S+ does not exist/, $from);
+happens(status('a'), qr/^waiting no worker reads it now/, 'E10: a catalogue that the worker cannot read: waiting');
+append('a');
+sql(q{ALTER TABLE guest_context._changelog_state RENAME COLUMN changed TO changes});
+read_all('a', 'E10: and goes on when it can');
+lap('catalogue');
+
 # --- the owner may not connect
 
 $from = log_end();
