@@ -88,6 +88,7 @@ static const char *const ours_always[][2] = {
 static const char *const ours_else[][2] = {
 	{"client.id", "guest_context"},
 	{"isolation.level", "read_committed"},
+	{"fetch.wait.max.ms", "100"},	/* a partition that is new waits for the end of the others' question */
 	{"reconnect.backoff.max.ms", "2000"},	/* flowing again soon after a broker is back */
 };
 
@@ -202,11 +203,12 @@ gc_kafka_new(GcKafkaUse use, char *text, size_t size)
 	if (use == GC_KAFKA_PROBE)
 	{
 		/*
-		 * The library fetches ahead until there is as much as this. At the end of a partition the broker keeps its
-		 * question for a while, and what is asked of another partition waits behind that.
+		 * The library fetches ahead until there is as much as this; with one record only, anything else that is in the queue
+		 * when a partition begins is enough, and it looks again a second later. At the end of a partition the broker
+		 * keeps its question for a while, and what is asked of another partition waits behind that.
 		 */
-		if (!set(conf, "fetch.wait.max.ms", "10", text, size) ||
-			!set(conf, "queued.min.messages", "1", text, size) ||
+		if (!set(conf, "fetch.wait.max.ms", "1", text, size) ||
+			!set(conf, "queued.min.messages", "100", text, size) ||
 			!set(conf, "queued.max.messages.kbytes", "1024", text, size) ||
 			!set_number(conf, "fetch.message.max.bytes",
 						Min(get_number(conf, "fetch.message.max.bytes"), 64 * 1024), text, size))
