@@ -49,7 +49,7 @@ endif
 #: make build-clang    compile everything with clang, warnings as errors
 #: make installcheck   regress and isolation tests against a running server that has the extension
 #: make check-matrix   the suites on other PostgreSQL versions in chroots; VERSIONS="17 18" (root)
-#: make check-long   a death at every fault point; random faults while records come, 20 seeds; SEED=n RUNS=n FAULTS=n
+#: make check-long   random faults while records come, 20 seeds; SEED=n RUNS=n FAULTS=n
 #: make check-sanitizers the regression tests with our library under UBSan
 #: make check-valgrind the regression tests with the server under valgrind (slow)
 #: make demo           a throw-away server, a broker, and the worked example, in a minute; KAFKA=apache for Apache's broker

@@ -5,7 +5,8 @@
  * larger than may be. Others kill it: a batch that unpacks to more than its memory. When it has died twice with
  * some partition at the same offset, those partitions are suspects, and are read one at a time, batch by batch, by a
  * reader that has nothing else to do: where it moves, that partition is free of suspicion; where it dies again, that is the
- * place. Whoever died for another reason twice loses some seconds by this, and nothing else.
+ * place. Whoever died for another reason twice loses some seconds by this, and nothing else. Where there was nothing to
+ * read, nothing can have killed it.
  *
  * A changelog halts at such a place, with the call that skips it. How far that must go, nobody says: a batch
  * is read whole or not at all. So the first offset behind it that can be read is looked for first, with steps that double,
@@ -141,7 +142,7 @@ gc_unreadable_died_reading(const char *how)
 {
 	ListCell   *lc;
 
-	if (alone != NULL)
+	if (alone != NULL && alone->reached == alone_from)
 	{
 		forget_death(death_of(alone->topic->name, alone->partition));
 		gc_unreadable_found(alone, alone->reached, psprintf("the reader %s each time it came here", how));
@@ -152,7 +153,7 @@ gc_unreadable_died_reading(const char *how)
 		GcTopic    *topic = lfirst(lc);
 
 		for (int i = 0; i < topic->npartitions; i++)
-			if (topic->partitions[i].epoch != 0)
+			if (topic->partitions[i].epoch != 0 && topic->partitions[i].reached < topic->partitions[i].high)
 				gc_unreadable_died(topic->name, i, topic->partitions[i].reached);
 	}
 }

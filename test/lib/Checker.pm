@@ -34,12 +34,13 @@ sub new
 sub _iso { my ($ms) = @_; return strftime('%Y-%m-%dT%H:%M:%S', gmtime int $ms / 1000) . sprintf '.%03dZ', $ms % 1000 }
 
 # So many records: new, late and equal versions, tombstones, duplicates, some in another partition than their key's, and
-# one in twelve that cannot be applied.
+# one in twelve, and at least one, that cannot be applied.
 sub records
 {
 	my ($self, $count) = @_;
 	my (@records, $last);
-	for (1 .. $count)
+	my $surely = 1 + int rand $count;
+	for my $i (1 .. $count)
 	{
 		$serial++;
 		my $number = int rand $self->{keys};
@@ -48,7 +49,7 @@ sub records
 		$ms -= $ms % 1000 if rand() < 0.3;
 		my $key = "k$number";
 		my $value = sprintf '{"ref":"%s","n":%d,"modifiedAt":"%s"}', $key, $serial, _iso($ms);
-		my $kind = rand;
+		my $kind = $i == $surely ? 0 : rand;
 		if ($kind < 0.08)
 		{
 			my @bad = ([ $key, 'no json' ], [ $key, $value =~ s/"n":\d+/"n":"x$serial"/r ], [ $key, $value =~ s/"modifiedAt"/"changed"/r ],

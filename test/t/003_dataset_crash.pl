@@ -38,7 +38,7 @@ sub crash
 	eval { $session->quit };
 	# until the postmaster has noticed, it lets sessions in that it will then end
 	$node->wait_for_log(qr/all server processes terminated; reinitializing/, $logged);
-	$node->poll_query_until('postgres', 'SELECT true') or die 'no recovery';
+	$node->poll_query_until('postgres', undef, '') or die 'no recovery';
 }
 
 for my $level ('minimal', 'replica')

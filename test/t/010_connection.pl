@@ -291,7 +291,7 @@ my $backend = $node->safe_psql('postgres', q{SELECT pid FROM pg_stat_activity WH
 kill 'KILL', $backend;
 ok(gone($reader), 'kill -9 of the session ends the reader');
 eval { $session->{run}->finish };
-$node->poll_query_until('postgres', 'SELECT true');
+$node->poll_query_until('postgres', undef, '');
 ($session, $reader) = waiting('immediate stop');
 $node->stop('immediate');
 ok(gone($reader), 'an immediate stop ends the reader');

@@ -161,7 +161,7 @@ for my $what ('SIGTERM to the worker', 'the reader killed', 'the worker killed',
 		ok($reader && kill('KILL', $reader), 'there is a reader to be killed');
 	}
 	elsif ($what =~ /immediate/) { $node->stop('immediate'); $node->start }
-	else { kill 'KILL', $pid; sleep 0.5; $node->poll_query_until('postgres', 'SELECT true') }
+	else { kill 'KILL', $pid; sleep 0.5; $node->poll_query_until('postgres', undef, '') }
 	$more->();
 	becomes(q{SELECT count(*) FROM shop.orders WHERE status = 'KILL'}, "$refs", "after $what every record is there", 60);
 	is($node->safe_psql('postgres', q{SELECT count(*) FROM (SELECT gc_source, gc_partition, gc_offset FROM shop.orders_speed WHERE status = 'KILL' GROUP BY 1, 2, 3 HAVING count(*) > 1) d}), '0', 'once');

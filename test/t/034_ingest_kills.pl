@@ -61,7 +61,7 @@ for my $round (1, 2)
 	$pid = ingest_pid();
 	kill 'KILL', $pid if $pid;
 	sleep 0.5;
-	$node->poll_query_until('postgres', 'SELECT true');
+	$node->poll_query_until('postgres', undef, '');
 	grows('after the worker was killed');
 	$node->stop('immediate');
 	$node->start;
