@@ -149,7 +149,7 @@ $kafka->kill9;
 for my $point ('before the commit of a wait', grep { /frame L/ } @points)
 {
 	arm($point);
-	my $reader = reader_pid();
+	my $reader = eval { reader_pid() };    # it may have come past already
 	kill 'KILL', $reader if $reader;
 	struck();
 }
