@@ -141,7 +141,7 @@ FROM (SELECT c.name AS changelog, c.server, k.relowner AS owner, h.here, w.worke
                    AND l.database OPERATOR(pg_catalog.=) d.oid AND l.classid OPERATOR(pg_catalog.=) f.oid
                    AND l.objid OPERATOR(pg_catalog.=) k.relowner) w ON true
       LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS partitions,
-                                pg_catalog.sum(greatest(l.high OPERATOR(pg_catalog.-) l.to_offset, 0))::pg_catalog.int8 AS lag,
+                                least(pg_catalog.sum(greatest(l.high OPERATOR(pg_catalog.-) l.to_offset, 0)), 9223372036854775807)::pg_catalog.int8 AS lag,
                                 CASE WHEN pg_catalog.bool_or(l.high OPERATOR(pg_catalog.>) l.to_offset)
                                      THEN pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
                                           pg_catalog.min(l.record_time) FILTER (WHERE l.high OPERATOR(pg_catalog.>) l.to_offset))

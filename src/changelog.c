@@ -527,6 +527,10 @@ gc_drop_changelog(PG_FUNCTION_ARGS)
 	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	static const char *const tables[] = {"_changelog_state", "_ledger", "_gap", "_dead_letter", "_changelog"};
 
+	/* behind a replay, before anything that this may write is touched */
+	gc_catalog_run(SPI_OK_SELECT,
+				   "SELECT FROM guest_context._changelog WHERE changelog_id OPERATOR(pg_catalog.=) $1 FOR UPDATE", 1,
+				   INT4OID, Int32GetDatum(changelog->changelog_id));
 	for (int i = 0; i < lengthof(tables); i++)
 		gc_catalog_run(SPI_OK_DELETE,
 					   psprintf("DELETE FROM guest_context.%s WHERE changelog_id OPERATOR(pg_catalog.=) $1", tables[i]), 1,

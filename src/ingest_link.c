@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
@@ -57,7 +58,7 @@ say_log(GcFrame *frame)
 		return;
 	if (level > 3)
 	{
-		ereport(DEBUG1, (errmsg("guest_context reader: %.*s", (int) len, text)));
+		ereport(DEBUG1, (errmsg("guest_context reader: %s", gc_reader_text(text, len))));
 		return;
 	}
 	if (TimestampDifferenceExceeds(heard, now, SAY_AGAIN_MS))
@@ -69,7 +70,7 @@ say_log(GcFrame *frame)
 		return;
 	}
 	ereport(LOG,
-			(errmsg("guest_context reader: %.*s", (int) len, text),
+			(errmsg("guest_context reader: %s", gc_reader_text(text, len)),
 			 left_out > 0 ? errdetail("%d other lines of it were left out.", left_out) : 0));
 	said = now;
 	left_out = 0;
@@ -81,7 +82,15 @@ gc_frame_string(GcFrame *frame)
 	size_t		len;
 	const char *text = gc_frame_get_text(frame, &len);
 
-	return text == NULL ? NULL : pnstrdup(text, len);
+	return text == NULL ? NULL : gc_reader_text(text, len);
+}
+
+static void
+broken_frame(const GcFrame *frame)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROTOCOL_VIOLATION),
+			 errmsg("the reader has sent a frame of type \"%c\" that cannot be read", frame->type)));
 }
 
 static void
@@ -188,19 +197,19 @@ gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs)
 	uint32		ncolumns = gc_frame_get_u32(answer);
 	int			npartitions = 0;
 
-	*lows = palloc0(sizeof(int64) * (nrows + 1));
-	*highs = palloc0(sizeof(int64) * (nrows + 1));
-	for (uint32 i = 0; i < nrows && !answer->bad; i++)
+	/* each value has its length at least, so there is no more memory asked for than has come */
+	if (answer->bad || (nrows > 0 && ncolumns != 4) || nrows > (answer->end - answer->at) / (4 * sizeof(uint32)))
+		broken_frame(answer);
+	*lows = palloc(sizeof(int64) * Max(nrows, 1));
+	*highs = palloc(sizeof(int64) * Max(nrows, 1));
+	for (uint32 i = 0; i < nrows; i++)
+		(*lows)[i] = (*highs)[i] = -1;
+	for (uint32 i = 0; i < nrows; i++)
 	{
-		char	   *columns[4] = {NULL};
+		char	   *columns[4];
 
-		for (uint32 j = 0; j < ncolumns; j++)
-		{
-			char	   *text = gc_frame_string(answer);
-
-			if (j < 4)
-				columns[j] = text;
-		}
+		for (int j = 0; j < lengthof(columns); j++)
+			columns[j] = gc_frame_string(answer);
 		if (gc_string_number(columns[1]) >= 0 && gc_string_number(columns[1]) < nrows)
 		{
 			int			partition = gc_string_number(columns[1]);
@@ -223,7 +232,7 @@ topic_by_number(uint32 subscription)
 	return subscription >= 1 && subscription <= list_length(gc_work.topics) ? list_nth(gc_work.topics, subscription - 1) : NULL;
 }
 
-/* The partition that a frame is about; NULL when it is stale. */
+/* The partition that a frame is about; NULL when it is stale. Nothing is to come of one that is not assigned. */
 static GcPartition *
 partition_of(GcFrame *frame, GcTopic **topic)
 {
@@ -233,7 +242,7 @@ partition_of(GcFrame *frame, GcTopic **topic)
 
 	*topic = topic_by_number(subscription);
 	if (*topic == NULL || partition < 0 || partition >= (*topic)->npartitions ||
-		(*topic)->partitions[partition].epoch != of_epoch)
+		of_epoch == 0 || (*topic)->partitions[partition].epoch != of_epoch)
 		return NULL;
 	return &(*topic)->partitions[partition];
 }
@@ -244,11 +253,45 @@ keep_error(GcFrame *frame, char *to, size_t room)
 	size_t		len;
 	const char *text = gc_frame_get_text(frame, &len);
 
+	to[0] = '\0';
 	if (text == NULL)
-		len = 0;
-	len = Min(len, room - 1);
-	memcpy(to, text ? text : "", len);
+		return;
+	len = gc_utf8_clip(text, len, room - 1);
+	memcpy(to, text, len);
 	to[len] = '\0';
+	if (!pg_verify_mbstr(PG_UTF8, to, strlen(to), true))
+		for (; *to != '\0'; to++)
+			if (IS_HIGHBIT_SET(*to))
+				*to = '?';
+}
+
+/* May a value become a text of the server? A NUL ends it there. */
+static bool
+is_text(const char *text, size_t len)
+{
+	uint64		bits = 0;
+	size_t		i = 0;
+
+	for (; i + sizeof(bits) <= len; i += sizeof(bits))
+	{
+		uint64		word;
+
+		memcpy(&word, text + i, sizeof(word));
+		bits |= word;
+	}
+	for (; i < len; i++)
+		bits |= (unsigned char) text[i];
+	if ((bits & UINT64CONST(0x8080808080808080)) == 0)
+		return strlen(text) == len;
+	return pg_verify_mbstr(PG_UTF8, text, len, true);
+}
+
+/* A time that a timestamp can hold, or none. */
+static bool
+is_time(int64 time_us)
+{
+	return time_us == GC_NO_TIMESTAMP ||
+		(time_us >= MIN_TIMESTAMP + GC_UNIX_EPOCH_US && IS_VALID_TIMESTAMP(time_us - GC_UNIX_EPOCH_US));
 }
 
 static GcIngest *
@@ -359,14 +402,6 @@ skip_raw(GcFrame *frame)
 	return crc;
 }
 
-static void
-broken_frame(const GcFrame *frame)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROTOCOL_VIOLATION),
-			 errmsg("the reader has sent a frame of type \"%c\" that cannot be read", frame->type)));
-}
-
 /* Something has come of a partition. */
 static void
 heard_of(GcPartition *partition, int64 reached)
@@ -404,6 +439,10 @@ keep_record(GcIngest *ingest, GcItem *item, const GcFrame *raw, GcFrame *decodin
 	for (uint32 i = 0; i < ncolumns; i++)
 		if (item->fields[i].text != NULL)
 			item->fields[i].text[item->fields[i].len] = '\0';
+	/* the decoder has seen to that; but what is not the server's encoding must not get into a table, whoever sends it */
+	for (uint32 i = 0; i < ncolumns; i++)
+		if (item->fields[i].text != NULL && !is_text(item->fields[i].text, item->fields[i].len))
+			decoding->bad = true;
 }
 
 static void
@@ -426,6 +465,8 @@ take_record(GcFrame *frame)
 	index = partition->partition;
 	offset = gc_frame_get_u64(frame);
 	time_us = gc_frame_get_u64(frame);
+	if (offset < 0 || offset == PG_INT64_MAX || !is_time(time_us))
+		broken_frame(frame);
 	raw = *frame;
 	crc = skip_raw(frame);
 	ndecodings = gc_frame_get_u32(frame);
@@ -502,7 +543,7 @@ take_position(GcFrame *frame)
 	position = gc_frame_get_u64(frame);
 	high = gc_frame_get_u64(frame);
 	flags = gc_frame_get_u8(frame);
-	if (!gc_frame_end(frame))
+	if (!gc_frame_end(frame) || position < 0)
 		broken_frame(frame);
 	if (high >= 0)
 		partition->high = high;

@@ -25,13 +25,18 @@ PG_FUNCTION_INFO_V1(gc_ingest_missing);
 Datum
 gc_ingest_missing(PG_FUNCTION_ARGS)
 {
-	char	   *server = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Oid			owner = PG_GETARG_OID(1);
+	char	   *server;
+	Oid			owner;
 	const char *reason;
 	char	   *hint = NULL;
 	bool		no_slot;
-	bool		preloaded = gc_launcher_preloaded(&no_slot);
+	bool		preloaded;
 
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	server = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	owner = PG_GETARG_OID(1);
+	preloaded = gc_launcher_preloaded(&no_slot);
 	if (RecoveryInProgress())
 		reason = "this server is a standby: changelogs are read on the primary";
 	else if (GetForeignServerByName(server, true) == NULL)

@@ -223,6 +223,8 @@ gc_watch_answer(uint32 query, GcFrame *answer, const char *problem)
 {
 	ListCell   *lc;
 
+	if (query == 0)
+		return;					/* nobody has asked that */
 	if (answer != NULL)
 		gc_work.heard_at = GetCurrentTimestamp();
 	foreach(lc, gc_work.topics)

@@ -31,6 +31,7 @@
 #endif
 
 #include "lib/ilist.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/fd.h"
@@ -50,6 +51,7 @@
 #define STOP_MS			1000	/* to end in good order */
 #define DEATH_MS		1000	/* from the end of its stream to its end */
 #define CONFIGURE_MS	10000	/* to take its options */
+#define SAID_BYTES		400		/* of one text of the library */
 #define CHILD_SOCKET	STDIN_FILENO
 #define CHILD_REPORT	3		/* where it says that it could not start, until exec */
 
@@ -582,6 +584,27 @@ gc_reader_next(GcReader *reader, GcFrame *frame)
 	reader->in_start += size;
 	reader->in_len -= size;
 	return true;
+}
+
+char *
+gc_reader_text(const char *text, size_t len)
+{
+	size_t		kept = gc_utf8_clip(text, len, SAID_BYTES);
+	char	   *copy;
+
+	if (!pg_verify_mbstr(PG_UTF8, text, kept, true))
+	{
+		copy = pnstrdup(text, kept);
+		for (char *at = copy; *at; at++)
+			if (IS_HIGHBIT_SET(*at))
+				*at = '?';
+	}
+	else
+		copy = pnstrdup(text, kept);
+	for (char *at = copy; *at; at++)
+		if ((unsigned char) *at < ' ' || *at == 0x7f)
+			*at = ' ';
+	return copy;
 }
 
 void

@@ -50,6 +50,9 @@ extern void gc_reader_check_hello(GcFrame *frame);
 /* How the process ended, as a text, after closed: "was killed by signal 9: Killed". */
 extern char *gc_reader_death(GcReader *reader);
 
+/* What the library or a broker says, fit to be shown and kept: a copy that is valid UTF-8, in one line, not too long. */
+extern char *gc_reader_text(const char *text, size_t len);
+
 /* What there is of a partition: offsets from low up to high, without it; high is the last stable offset. */
 typedef struct GcRange
 {

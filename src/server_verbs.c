@@ -7,8 +7,7 @@
  * latch, so that cancel and statement_timeout work; the deadline is ours. The reader is ended
  * before an error leaves here, whatever raised it.
  *
- * What the library and a broker say is foreign text: it is cut, and cleaned of what is not printable,
- * before it becomes part of a message.
+ * What the library and a broker say is foreign text: gc_reader_text() makes it fit to be shown.
  */
 #include "postgres.h"
 
@@ -37,7 +36,6 @@ PG_FUNCTION_INFO_V1(gc_peek);
 #define READER_MEMORY	(256 * 1024 * 1024)
 #define TIMEOUT_MAX_MS	(60 * 60 * 1000)
 #define PEEK_MAX		1000	/* what the reader reads of a partition */
-#define SAID_BYTES		400		/* of one text of the library */
 #define AGAIN_MS		200		/* before a question that had no answer yet is asked again */
 #define GRACE_MS		1000	/* for another broker to answer, once all seem to be down */
 
@@ -75,28 +73,6 @@ typedef struct Question
 	Step		step;			/* where */
 } Question;
 
-/* A copy fit to be shown: valid UTF-8 in one line, not too long. */
-static char *
-clean(const char *text, size_t len)
-{
-	size_t		kept = gc_utf8_clip(text, len, SAID_BYTES);
-	char	   *copy;
-
-	if (!pg_verify_mbstr(PG_UTF8, text, kept, true))
-	{
-		copy = pnstrdup(text, kept);
-		for (char *at = copy; *at; at++)
-			if (IS_HIGHBIT_SET(*at))
-				*at = '?';
-	}
-	else
-		copy = pnstrdup(text, kept);
-	for (char *at = copy; *at; at++)
-		if ((unsigned char) *at < ' ' || *at == 0x7f)
-			*at = ' ';
-	return copy;
-}
-
 /*
  * Which step a text of the library is about. Its texts begin with the broker,
  * "sasl_ssl://host:9092/bootstrap: ", in which the words do not count.
@@ -133,7 +109,7 @@ step_of(const char *text)
 static void
 remember(Question *question, const char *text, size_t len)
 {
-	char	   *said = clean(text, len);
+	char	   *said = gc_reader_text(text, len);
 	char	   *thread_end = strncmp(said, "[thrd:", 6) == 0 ? strstr(said, "]: ") : NULL;
 	Step		step;
 
@@ -342,6 +318,11 @@ check_columns(Question *question, int ncolumns)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("the reader program answered with %u columns instead of %d", question->ncolumns, ncolumns)));
+	/* each value has its length at least */
+	if (question->nrows > (question->rows.end - question->rows.at) / (ncolumns * sizeof(uint32)))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the reader program sent an answer that is too short")));
 }
 
 /* Raises what went wrong. */
@@ -460,9 +441,9 @@ read_cluster(Question *question, char **brokers, char **cluster)
 		char	   *broker;
 
 		if (value)
-			id = clean(value, len);
+			id = gc_reader_text(value, len);
 		value = next_value(question, &len);
-		broker = value ? clean(value, len) : "?";
+		broker = value ? gc_reader_text(value, len) : "?";
 		appendStringInfo(&list, "%s%s", list.len ? ", " : "", broker);
 		value = next_value(question, &len);
 		if (value && len == 1 && *value == 't')
@@ -601,7 +582,7 @@ read_topics(Question *question, ReturnSetInfo *result)
 	{
 		size_t		len;
 		const char *value = next_value(question, &len);
-		char	   *name = value ? clean(value, len) : "";
+		char	   *name = value ? gc_reader_text(value, len) : "";
 		int64		partition;
 		int64		low;
 		int64		high;

@@ -31,13 +31,14 @@ Exporter::export_ok_tags('items');
 my $node;
 my $stamp = 0;
 
-# A broker, or a directory of files. Further lines of postgresql.conf may follow.
+# A broker, or a directory of files. Further lines of postgresql.conf may follow, before them another installation: install_path => ...
 sub changelogs_node
 {
 	my ($source, @conf) = @_;
+	my @where = @conf && $conf[0] eq 'install_path' ? splice(@conf, 0, 2) : ();
 	my $server = ref $source ? sprintf(q{CREATE SERVER events FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '%s')}, $source->bootstrap) :
 		qq{CREATE SERVER events TYPE 'file' FOREIGN DATA WRAPPER guest_context OPTIONS (directory '$source')};
-	$node = PostgreSQL::Test::Cluster->new('main');
+	$node = PostgreSQL::Test::Cluster->new('main', @where);
 	$node->init;
 	$node->append_conf('postgresql.conf', join "\n", q{shared_preload_libraries = 'guest_context'},
 		'restart_after_crash = on', 'max_worker_processes = 16', 'autovacuum = off', @conf, '');

@@ -230,6 +230,24 @@ like(slurp_file($node->logfile), qr/ERROR:  could not replay changelog "again": 
 is(app(q{SELECT count(*) FROM shop.orders_versions WHERE status = 'OTHER'}), '6000', 'nothing of it is left');
 ok(!kill(0, $reader), 'nor its reader');
 is(replay('-infinity', 'again'), '6000', 'the next one goes through');
+
+# --- a changelog is dropped while a replay of it goes on, which has dead letters to bury again
+$kafka->create_topic('doomed');
+$kafka->produce('doomed', [ [ 'b4', 'no json' ] ]);
+app(q{SELECT guest_context.create_changelog('shop.orders', 'events', 'doomed', 'doomed')});
+becomes(q{SELECT count(*) FROM guest_context.dead_letter WHERE changelog = 'doomed'}, '1', 'a changelog with a dead letter');
+$replayer->quit;
+$replayer = $node->background_psql('postgres', on_error_stop => 0);
+$replayer->query_safe(q{SET ROLE app; BEGIN; SELECT guest_context.replay('doomed', 'infinity')});
+my $dropper = $node->background_psql('postgres');
+$dropper->query_safe('SET ROLE app');
+$pid = $dropper->query_safe('SELECT pg_backend_pid()');
+$dropper->query_until(qr/begun/, qq{\\echo begun\nSELECT guest_context.drop_changelog('doomed');\n});
+becomes("SELECT wait_event_type FROM pg_stat_activity WHERE pid = $pid", 'Lock', 'dropping it waits for the replay');
+like($replayer->query(q{SELECT guest_context.replay('doomed', '-infinity')}), qr/^\d+$/, 'which goes through, without a deadlock');
+$replayer->query('COMMIT');
+becomes(q{SELECT count(*) FROM guest_context.changelog WHERE changelog = 'doomed'}, '0', 'then it is dropped');
+$dropper->quit;
 $replayer->quit;
 $node->stop;
 done_testing();
