@@ -134,6 +134,16 @@ is(app(q{SELECT count(*) FROM shop.orders WHERE ref = 'p1'}), '0', 'it has stopp
 like($err, qr/has stopped/, 'wait_for says so');
 my $before = app(q{SELECT md5(string_agg(o::text, ',' ORDER BY ref)) FROM shop.orders o});
 like(app(q{SELECT guest_context.seek('shop.orders/orders', 'earliest')}), qr/^0:\d+,1:\d+$/, 'seek returns the old offsets');
+is(app(q{SELECT guest_context.seek('shop.orders/orders', '1:7,0:9')}), 'earliest', 'or where it was to begin, when it has not been read from there');
+is(app(q{SET timezone = 'Asia/Tokyo'; SELECT guest_context.seek('shop.orders/orders', timestamptz '2024-03-01 09:00:00.25'::text)}), '1:7,0:9', 'offsets too');
+is(app(q{SELECT guest_context.seek('shop.orders/orders', 'earliest')}), '2024-03-01 09:00:00.25+09', 'and a time');
+is(app(q{SELECT string_agg((detail->>'from') || '>' || (detail->>'to'), ' ' ORDER BY audit_id) FROM guest_context.audit WHERE verb = 'seek'}) =~ s/^0:\d+,1:\d+>//r,
+	'earliest earliest>1:7,0:9 1:7,0:9>2024-03-01 09:00:00.25+09 2024-03-01 09:00:00.25+09>earliest', 'the audit has where from and where to');
+for ([ '2024-03-01 09:00:00', 'it has no zone' ], [ 'now', '.*' ], [ 'newest', '.*' ])
+{
+	($ret, $out, $err) = $node->psql('postgres', "SET ROLE app; SELECT guest_context.seek('shop.orders/orders', '$_->[0]')");
+	like($err, qr/"\Q$_->[0]\E" is no position in a topic\nDETAIL:  It is not a time: $_->[1].*\nHINT:  It is earliest, latest, a time with a zone, or offsets by partition/, "$_->[0] is no target");
+}
 app(q{SELECT guest_context.resume('shop.orders/orders')});
 becomes(q{SELECT count(*) FROM shop.orders WHERE ref = 'p1'}, '1', 'resumed');
 becomes(q{SELECT lag FROM guest_context.status WHERE changelog = 'shop.orders/orders'}, '0', 'all is read again');
