@@ -133,6 +133,7 @@ is(app(q{SELECT count(*) FROM shop.orders WHERE ref = 'p1'}), '0', 'it has stopp
 ($ret, $out, $err) = $node->psql('postgres', q{SET ROLE app; SELECT guest_context.wait_for('shop.orders', 'orders', 1, 1000000)});
 like($err, qr/has stopped/, 'wait_for says so');
 my $before = app(q{SELECT md5(string_agg(o::text, ',' ORDER BY ref)) FROM shop.orders o});
+is(app(q{SELECT lag IS NULL AND behind IS NULL FROM guest_context.status WHERE changelog = 'shop.orders/orders'}), 't', 'and does not say that nothing is left');
 like(app(q{SELECT guest_context.seek('shop.orders/orders', 'earliest')}), qr/^0:\d+,1:\d+$/, 'seek returns the old offsets');
 is(app(q{SELECT guest_context.seek('shop.orders/orders', '1:7,0:9')}), 'earliest', 'or where it was to begin, when it has not been read from there');
 is(app(q{SET timezone = 'Asia/Tokyo'; SELECT guest_context.seek('shop.orders/orders', timestamptz '2024-03-01 09:00:00.25'::text)}), '1:7,0:9', 'offsets too');
