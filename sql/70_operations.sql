@@ -100,15 +100,18 @@ CREATE FUNCTION guest_context._ingest_missing(server text, owner oid, note text)
 COMMENT ON FUNCTION guest_context._ingest_missing(text, oid, text)
 	IS 'why no worker reads from a server for an owner, and what to run; note: what maintenance has noted about it';
 
--- Worst first, and within 120 columns. A changelog that is to be read and whose worker is not there waits, whatever
--- was noted: a worker holds a lock on its server and owner as long as it lives.
+-- Worst first, and within 120 columns: what to run is on lines of its own, to be copied. A changelog that is to be read and whose worker is not there waits, whatever
+-- was noted: a worker holds a lock on its server and owner as long as it lives. While nobody looks at the topic it is not known
+-- that there is nothing more.
 CREATE VIEW guest_context.status AS
-SELECT t.changelog, t.state, t.lag, t.behind, t."rows/s", t.dead,
+SELECT t.changelog, t.state,
+       CASE WHEN t.looked OR t.lag OPERATOR(pg_catalog.>) 0 THEN t.lag END AS lag,
+       CASE WHEN t.looked OR t.lag OPERATOR(pg_catalog.>) 0 THEN t.behind END AS behind, t."rows/s", t.dead,
        CASE WHEN NOT t.here THEN 'paused in this copy of the database'
             WHEN t.state OPERATOR(pg_catalog.=) 'paused' THEN t.reason
             WHEN t.state OPERATOR(pg_catalog.<>) 'halted' AND NOT t.worker THEN
                  guest_context._ingest_missing(t.server, t.owner, t.note)
-            WHEN t.reason IS NOT NULL THEN pg_catalog.concat_ws(' ', t.reason, t.place, t.hint)
+            WHEN t.reason IS NOT NULL THEN pg_catalog.concat_ws(E'\n', pg_catalog.concat_ws(' ', t.reason, t.place), t.hint)
             WHEN t.state OPERATOR(pg_catalog.=) 'waiting' THEN 'has not been read yet'
             WHEN t.deletes_unproven_since IS NOT NULL
             THEN pg_catalog.format('deletes unproven since %s: load a new dataset', pg_catalog.date_trunc('second', t.deletes_unproven_since))
@@ -119,8 +122,9 @@ FROM (SELECT c.name AS changelog, c.server, k.relowner AS owner, h.here, w.worke
                   WHEN w.workers OPERATOR(pg_catalog.<) n.workers OR s.waiting OR p.partitions IS NULL THEN 'waiting'
                   WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
                   ELSE 'running' END AS state,
+             h.here AND NOT s.paused AND NOT s.halted AND NOT s.waiting AND w.workers OPERATOR(pg_catalog.>=) n.workers AS looked,
              p.lag, p.behind, r.per_second AS "rows/s", dl.dead, s.reason, s.hint, s.deletes_unproven_since,
-             CASE WHEN s.partition IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END AS place,
+             CASE WHEN s.record_offset IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END AS place,
              (SELECT m.message FROM guest_context._maintenance m
               JOIN guest_context._entity me ON me.entity_id OPERATOR(pg_catalog.=) m.entity_id
               JOIN pg_catalog.pg_class mk ON mk.oid OPERATOR(pg_catalog.=) me.versions

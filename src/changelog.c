@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "changelog.h"
+#include "common/time_text.h"
 #include "compat.h"
 #include "dataset.h"
 #include "freshness.h"
@@ -217,7 +218,7 @@ bad_start(const char *text, const char *why)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("\"%s\" is no position in a topic", text),
 			 errdetail("%s", why),
-			 errhint("It is earliest, latest, a timestamp with a zone, or offsets by partition: 0:123,1:99.")));
+			 errhint("It is earliest, latest, a time with a zone, or offsets by partition: 0:123,1:99.")));
 }
 
 /* "0:123,1:99" */
@@ -268,13 +269,14 @@ gc_start_parse(const char *text, GcStart *start)
 		parse_offsets(text, start);
 	else
 	{
-		TimestampTz time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
-																   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		/* as strict as a record's: the worker reads it again, at a later time and in another time zone */
+		GcTimeRule	rule = {.unit = GC_UNIT_ISO8601};
+		bool		range;
+		const char *why = gc_time_parse(text, strlen(text), &rule, GC_KIND_TIMESTAMPTZ, &start->time_us, &range);
 
-		if (TIMESTAMP_NOT_FINITE(time))
-			bad_start(text, "A time is finite.");
+		if (why != NULL)
+			bad_start(text, psprintf("It is not a time: %s.", why));
 		start->kind = GC_START_TIME;
-		start->time_us = time + GC_UNIX_EPOCH_US;
 	}
 }
 
@@ -580,14 +582,14 @@ gc_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* seek(changelog, target) -> text: the old offsets as a target */
+/* seek(changelog, target) -> text: where it was, as a target */
 Datum
 gc_seek(PG_FUNCTION_ARGS)
 {
 	int			guc_level = gc_enter();
 	GcChangelog *changelog = gc_changelog_change(fcinfo);
 	char	   *target;
-	char	   *old = NULL;
+	char	   *old;
 	GcStart		start;
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(changelog->changelog_id)};
@@ -606,18 +608,14 @@ gc_seek(PG_FUNCTION_ARGS)
 					   " FROM guest_context._position WHERE changelog_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values, NULL, SPI_OK_SELECT);
 	old = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-	if (old != NULL)
-		old = MemoryContextStrdup(caller, old);
+	/* one that has not been read from there yet is still where it is to begin */
+	old = MemoryContextStrdup(caller, old ? old : changelog->start);
 	SPI_finish();
 	gc_catalog_run(SPI_OK_UPDATE,
 				   "UPDATE guest_context._changelog SET generation = generation OPERATOR(pg_catalog.+) 1, start = $2"
 				   " WHERE changelog_id OPERATOR(pg_catalog.=) $1", 2,
 				   INT4OID, Int32GetDatum(changelog->changelog_id), TEXTOID, CStringGetTextDatum(target));
-	gc_audit("seek", changelog->name, NULL, psprintf("{\"from\": %s, \"to\": %s}",
-													 old ? psprintf("\"%s\"", old) : "null",
-													 start.kind == GC_START_OFFSETS ? psprintf("\"%s\"", target) : "null"));
+	gc_audit("seek", changelog->name, NULL, psprintf("{\"from\": \"%s\", \"to\": \"%s\"}", old, target));
 	gc_leave(guc_level);
-	if (old == NULL)
-		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(old));
 }

@@ -95,7 +95,7 @@ extern void gc_changelog_check_server(const GcEntity *entity, const char *name);
 /* The newest identity of a topic; made when there is none. */
 extern int32 gc_changelog_source(const char *server, const char *topic);
 
-/* Where partitions begin: parsed from "earliest", "latest", a timestamp or "0:123,1:99". */
+/* Where partitions begin: parsed from "earliest", "latest", a time with a zone or "0:123,1:99". */
 typedef struct GcStart
 {
 	enum

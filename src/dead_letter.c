@@ -90,6 +90,13 @@ read_letters(ArrayType *ids)
 	return letters;
 }
 
+/* array_agg of no ids is NULL. */
+static List *
+letters_argument(FunctionCallInfo fcinfo)
+{
+	return PG_ARGISNULL(0) ? NIL : read_letters(PG_GETARG_ARRAYTYPE_P(0));
+}
+
 static void
 delete_letters(List *letters)
 {
@@ -184,7 +191,8 @@ apply_letter(const Letter *letter)
 				 errmsg_internal("%s", why->message),
 				 why->detail[0] ? errdetail_internal("%s", why->detail) : 0,
 				 why->detail[0] ? errdetail_log(GC_NOT_LOGGED) : 0,
-				 why->hint[0] ? errhint("%s", why->hint) : 0));
+				 why->hint[0] ? errhint("%s", why->hint) :
+				 errhint("Change the mapping by alter_changelog, or leave %lld out of the ids.", (long long) letter->id)));
 	}
 	if (record.status == GC_DECODE_UPSERT || record.status == GC_DECODE_TOMBSTONE)
 	{
@@ -205,8 +213,7 @@ gc_requeue(PG_FUNCTION_ARGS)
 	List	   *letters;
 	ListCell   *lc;
 
-	gc_require_argument(fcinfo, 0, "ids");
-	letters = read_letters(PG_GETARG_ARRAYTYPE_P(0));
+	letters = letters_argument(fcinfo);
 	check_letters(letters);
 	error_context_stack = &context;
 	foreach(lc, letters)
@@ -228,8 +235,7 @@ gc_discard(PG_FUNCTION_ARGS)
 	List	   *letters;
 	ListCell   *lc;
 
-	gc_require_argument(fcinfo, 0, "ids");
-	letters = read_letters(PG_GETARG_ARRAYTYPE_P(0));
+	letters = letters_argument(fcinfo);
 	check_letters(letters);
 	foreach(lc, letters)
 	{

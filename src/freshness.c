@@ -52,6 +52,7 @@ PG_FUNCTION_INFO_V1(gc_wait_for_head);
 #define LOOK_MS			10
 #define LEAST_ANSWER_MS	5000	/* that a server has to say where a topic ends, whatever the timeout */
 #define LONGEST_ANSWER_MS	(60 * 60 * 1000)
+#define ASK_AGAIN_MS	500		/* where a topic ends that ends too early */
 #define VARIABLES		64
 
 static ConditionVariable *variables = NULL; /* stays NULL without preloading */
@@ -391,6 +392,81 @@ topics_of(const GcEntity *entity)
 	return topics;
 }
 
+/* How far the entity's changelogs have read a topic, the furthest of each partition; with a new snapshot. */
+static GcRange *
+positions_of(const GcEntity *entity, const Mark *topic, int *count)
+{
+	Oid			types[3] = {INT4OID, TEXTOID, TEXTOID};
+	Datum		values[3] = {Int32GetDatum(entity->entity_id), CStringGetTextDatum(topic->server), CStringGetTextDatum(topic->topic)};
+	MemoryContext caller = CurrentMemoryContext;
+	GcRange    *positions;
+
+	SPI_connect();
+	gc_catalog_execute("SELECT p.partition, pg_catalog.max(p.to_offset) FROM guest_context._changelog c"
+					   " JOIN guest_context._position p ON p.changelog_id OPERATOR(pg_catalog.=) c.changelog_id"
+					   " WHERE c.entity_id OPERATOR(pg_catalog.=) $1 AND c.server OPERATOR(pg_catalog.=) $2"
+					   " AND c.topic OPERATOR(pg_catalog.=) $3 GROUP BY 1",
+					   3, types, values, NULL, SPI_OK_SELECT);
+	*count = (int) SPI_processed;
+	positions = MemoryContextAlloc(caller, sizeof(GcRange) * (*count + 1));
+	for (int i = 0; i < *count; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		bool		isnull;
+
+		positions[i].partition = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		positions[i].low = positions[i].high = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	SPI_finish();
+	return positions;
+}
+
+/* Has more been read than there is? Then these are offsets of another topic, or of a broker that is behind. */
+static bool
+ends_too_early(const GcRange *positions, int npositions, const GcRange *ranges, int nranges)
+{
+	for (int i = 0; i < npositions; i++)
+	{
+		int			j = 0;
+
+		while (j < nranges && ranges[j].partition != positions[i].partition)
+			j++;
+		if (j == nranges || ranges[j].high < positions[i].high)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Where a topic ends. One that was made anew can be shorter than what has been read of the one before, and then an offset
+ * behind its end proves nothing: it is asked again until the worker has noticed and halted, which is an
+ * error, or somebody has accepted it. False when the time is over.
+ */
+static bool
+find_head(const GcEntity *entity, const Mark *topic, long answer_ms, TimestampTz until, GcRange **ranges, int *nranges)
+{
+	Oid			server = gc_server_oid(topic->server);
+
+	gc_server_check_usage(server, entity->owner);
+	for (;;)
+	{
+		int			npositions;
+		GcRange    *positions = positions_of(entity, topic, &npositions);
+		long		left;
+
+		*ranges = gc_topic_ranges(server, entity->owner, topic->topic, (int) answer_ms, nranges);
+		if (!ends_too_early(positions, npositions, *ranges, *nranges))
+			return true;
+		(void) topics_of(entity);
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		if (left <= 0)
+			return false;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(left, ASK_AGAIN_MS), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /*
  * wait_for_head(entity, timeout) -> boolean
  *
@@ -418,12 +494,14 @@ gc_wait_for_head(PG_FUNCTION_ARGS)
 	foreach(lc, topics_of(entity))
 	{
 		Mark	   *topic = lfirst(lc);
-		Oid			server = gc_server_oid(topic->server);
 		GcRange    *ranges;
 		int			nranges;
 
-		gc_server_check_usage(server, entity->owner);
-		ranges = gc_topic_ranges(server, entity->owner, topic->topic, (int) answer_ms, &nranges);
+		if (!find_head(entity, topic, answer_ms, until, &ranges, &nranges))
+		{
+			gc_leave(guc_level);
+			PG_RETURN_BOOL(false);
+		}
 		marks = marks ? repalloc(marks, sizeof(Mark) * (nmarks + nranges)) : palloc(sizeof(Mark) * nranges);
 		for (int i = 0; i < nranges; i++)
 		{

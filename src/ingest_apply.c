@@ -732,11 +732,11 @@ char *
 gc_ingest_skip_hint(const GcIngest *ingest, int32 partition, int64 offset, int64 through)
 {
 	const char *name = quote_literal_cstr(ingest->changelog->name);
-	char	   *hint = psprintf("SELECT guest_context.skip(%s, %d, %lld, 'reason'), or mend it and SELECT guest_context.resume(%s);",
+	char	   *hint = psprintf("SELECT guest_context.skip(%s, %d, %lld, 'reason');\nor mend it, then SELECT guest_context.resume(%s);",
 								name, partition, (long long) through, name);
 
 	return through == offset ? hint :
-		psprintf("the first offset behind it that can be read is %lld: %s", (long long) through + 1, hint);
+		psprintf("the first offset behind it that can be read is %lld:\n%s", (long long) through + 1, hint);
 }
 
 void

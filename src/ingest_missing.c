@@ -62,5 +62,5 @@ gc_ingest_missing(PG_FUNCTION_ARGS)
 		reason = "no worker reads it:";
 		hint = "SELECT * FROM guest_context.run_maintenance();";
 	}
-	PG_RETURN_TEXT_P(cstring_to_text(hint ? psprintf("%s %s", reason, hint) : reason));
+	PG_RETURN_TEXT_P(cstring_to_text(hint ? psprintf("%s\n%s", reason, hint) : reason));
 }

@@ -67,6 +67,7 @@ void
 gc_watch_changelog(GcIngest *ingest)
 {
 	GcTopic    *topic = ingest->topic;
+	const char *server = quote_literal_cstr(ingest->changelog->server);
 	const char *reason = NULL;
 	char	   *hint = NULL;
 
@@ -76,12 +77,23 @@ gc_watch_changelog(GcIngest *ingest)
 		reason = gc_work.no_space;
 	else if (ingest->failures > 0)
 		reason = ingest->failure;
-	else if (gc_work.server_problem != NULL)
-		reason = gc_work.server_problem;
-	else if (gc_work.silent)
-		reason = psprintf("no news from the server since %s", second_of(gc_work.heard_at));
+	else if (gc_work.server_problem != NULL || gc_work.silent)
+	{
+		reason = gc_work.server_problem ? gc_work.server_problem :
+			psprintf("no news from the server since %s", second_of(gc_work.heard_at));
+		hint = psprintf("SELECT * FROM guest_context.check_server(%s);", server);
+	}
 	else if (topic->problem != NULL)
+	{
+		/* that the reader has died is no matter of the topic, and is told of all alike */
 		reason = topic->problem;
+		if (strncmp(reason, "the reader ", strlen("the reader ")) != 0)
+		{
+			if (strncmp(reason, "topic ", strlen("topic ")) != 0)
+				reason = psprintf("topic \"%s\": %s", topic->name, topic->problem);
+			hint = psprintf("SELECT * FROM guest_context.topics(%s);", server);
+		}
+	}
 	else
 		reason = gc_unreadable_waits();
 	for (int i = 0; i < topic->npartitions && reason == NULL && ingest->progress != NULL; i++)

@@ -37,6 +37,7 @@ PG_FUNCTION_INFO_V1(gc_peek);
 #define TIMEOUT_MAX_MS	(60 * 60 * 1000)
 #define PEEK_MAX		1000	/* what the reader reads of a partition */
 #define AGAIN_MS		200		/* before a question that had no answer yet is asked again */
+#define NO_BROKER		"no broker answers" /* how the summary of a ping begins */
 #define GRACE_MS		1000	/* for another broker to answer, once all seem to be down */
 
 /* Where a connection has come to when it fails. */
@@ -119,8 +120,10 @@ remember(Question *question, const char *text, size_t len)
 	step = step_of(said);
 	if (said[0] == '\0')
 		return;
-	/* a summary says less than its reason */
-	if (question->error && strstr(said, "brokers are down"))
+	/* a summary says less than its reason, unless a connection came about and ended: that may have been a later step */
+	if (question->error && (strstr(said, "brokers are down") ||
+							(strncmp(said, NO_BROKER, strlen(NO_BROKER)) == 0 &&
+							 (question->step == STEP_RESOLVE || strstr(question->error, "Connect to ")))))
 		return;
 	if (question->error == NULL || step >= question->step || strstr(question->error, "brokers are down"))
 	{

@@ -77,9 +77,11 @@ IPC::Run::run([ 'kcat', '-P', '-b', $brokers, '-t', 'orders', '-p', $_, '-K', '=
 $node->safe_psql('postgres', qq{
 	CREATE SERVER events FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '$brokers', "security.protocol" 'plaintext');
 	CREATE SERVER closed FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '127.0.0.1:1');
+	CREATE SERVER all_closed FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '127.0.0.1:1,127.0.0.1:2');
 	CREATE SERVER unknown FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" 'host.invalid:9092');
+	CREATE SERVER unknown_all FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" 'host.invalid:9092,other.invalid:9092');
 	CREATE SERVER tls FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '$brokers', "security.protocol" 'SSL');
-	GRANT USAGE ON FOREIGN SERVER events, closed, unknown, tls TO app;
+	GRANT USAGE ON FOREIGN SERVER events, closed, all_closed, unknown, unknown_all, tls TO app;
 });
 like(ask(q{SELECT * FROM guest_context.check_server('events')}),
 	qr/^resolve\|t\|\Q$brokers\E\nconnect\|t\|[\w.]+:\d+, [\w.]+:\d+\nmetadata\|t\|cluster \S+, 2 broker\(s\)(?:, controller [\w.]+:\d+)?$/, 'a broker');
@@ -89,7 +91,9 @@ is( ask(q{SELECT partition, record_offset, ts > now() - interval '1 hour' AND ts
 is(ask(q{SELECT count(*) FROM guest_context.peek('events', 'orders', 2)}), 2, 'the newest ones');
 my $began = time;
 like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('closed')}), qr/^resolve\|t\|\S+\nconnect\|f\|.*Connection refused.*\nmetadata\|\|$/, 'nobody listens');
+like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('all_closed')}), qr/^resolve\|t\|\S+\nconnect\|f\|.*Connection refused.*\nmetadata\|\|$/, 'nobody listens at several addresses');
 like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('unknown')}), qr/^resolve\|f\|.*[Rr]esolve.*\nconnect\|\|\nmetadata\|\|$/, 'a name without an address');
+like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('unknown_all')}), qr/^resolve\|f\|.*[Rr]esolve.*\nconnect\|\|\nmetadata\|\|$/, 'several names without an address');
 like(ask(q{SELECT step, ok, detail FROM guest_context.check_server('tls')}), # the library says now what failed, and now only that the connection has ended: then nobody says that TLS went well
 	qr/^resolve\|t\|\S+\nconnect\|t\|\n(?:tls\|f\|.*SSL.*\nmetadata\|\||tls\|\|\nmetadata\|f\|.+)$/, 'no TLS there');
 cmp_ok(time - $began, '<', 25, 'in less than the timeout each');

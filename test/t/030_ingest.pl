@@ -109,12 +109,15 @@ is($node->safe_psql('postgres', q{SELECT string_agg(convert_from(key, 'UTF8') ||
 is($node->safe_psql('postgres', q{SET ROLE pg_monitor; SELECT count(*) FROM guest_context.dead_letter}), '0', 'which are not for everybody');
 my ($ret, $out, $err) = $node->psql('postgres', q{SET ROLE app; SELECT guest_context.requeue(array_agg(id)) FROM guest_context.dead_letter WHERE convert_from(key, 'UTF8') = 'o4'});
 isnt($ret, 0, 'requeue of what is still bad fails');
+($ret, $out, $err) = $node->psql('postgres', q{SET ROLE app; SELECT guest_context.requeue(array_agg(id)) FROM guest_context.dead_letter WHERE sqlstate = '23502'});
+like($err, qr/HINT:  Change the mapping by alter_changelog, or leave \d+ out of the ids\.\nCONTEXT:  applying dead letter \d+ of changelog "shop.orders\/orders", partition/, 'and says of which, and what to do');
 app(q{SELECT guest_context.alter_changelog('shop.orders/orders', mapping => '{"total": null}')});
 is(app(q{SELECT guest_context.requeue(array_agg(id)) FROM guest_context.dead_letter WHERE convert_from(key, 'UTF8') = 'o4'}), '1', 'and succeeds when the mapping takes it');
 is(app(q{SELECT status FROM shop.orders WHERE ref = 'o4'}), 'BAD', 'it is there');
 app(q{SELECT guest_context.alter_changelog('shop.orders/orders', reset => '{mapping}')});
 is(app(q{SELECT guest_context.discard(array_agg(id)) FROM guest_context.dead_letter}), '2', 'the others are discarded');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM guest_context.audit WHERE verb = 'discard'}), '2', 'which the audit says');
+is(app(q{SELECT guest_context.discard(array_agg(id)), guest_context.requeue(array_agg(id)) FROM guest_context.dead_letter}), '0|0', 'of none none');
 
 # many, one in a hundred bad
 append('orders', 0, map { my $t = $_ % 100 == 50 ? '"x"' : $_; qq({"key":"m$_","value":{"ref":"m$_","guestRef":"g1","status":"MANY","total":$t,"modifiedAt":"2024-05-01T00:00:00Z"}}) } 1 .. 5000);
@@ -130,10 +133,21 @@ append('orders', 1, '{"key":"p1","value":{"ref":"p1","guestRef":"g1","status":"P
 append('guests', 0, '{"key":"g2","value":{"ref":"g2","firstName":"Mary","modifiedAt":"2024-03-24T12:18:19Z"}}');
 becomes(q{SELECT count(*) FROM shop.guests}, '2', 'the others run on');
 is(app(q{SELECT count(*) FROM shop.orders WHERE ref = 'p1'}), '0', 'it has stopped');
+is(app(q{SELECT lag IS NULL AND behind IS NULL FROM guest_context.status WHERE changelog = 'shop.orders/orders'}), 't', 'and does not say that nothing is left');
 ($ret, $out, $err) = $node->psql('postgres', q{SET ROLE app; SELECT guest_context.wait_for('shop.orders', 'orders', 1, 1000000)});
 like($err, qr/has stopped/, 'wait_for says so');
 my $before = app(q{SELECT md5(string_agg(o::text, ',' ORDER BY ref)) FROM shop.orders o});
 like(app(q{SELECT guest_context.seek('shop.orders/orders', 'earliest')}), qr/^0:\d+,1:\d+$/, 'seek returns the old offsets');
+is(app(q{SELECT guest_context.seek('shop.orders/orders', '1:7,0:9')}), 'earliest', 'or where it was to begin, when it has not been read from there');
+is(app(q{SET timezone = 'Asia/Tokyo'; SELECT guest_context.seek('shop.orders/orders', timestamptz '2024-03-01 09:00:00.25'::text)}), '1:7,0:9', 'offsets too');
+is(app(q{SELECT guest_context.seek('shop.orders/orders', 'earliest')}), '2024-03-01 09:00:00.25+09', 'and a time');
+is(app(q{SELECT string_agg((detail->>'from') || '>' || (detail->>'to'), ' ' ORDER BY audit_id) FROM guest_context.audit WHERE verb = 'seek'}) =~ s/^0:\d+,1:\d+>//r,
+	'earliest earliest>1:7,0:9 1:7,0:9>2024-03-01 09:00:00.25+09 2024-03-01 09:00:00.25+09>earliest', 'the audit has where from and where to');
+for ([ '2024-03-01 09:00:00', 'it has no zone' ], [ 'now', '.*' ], [ 'newest', '.*' ])
+{
+	($ret, $out, $err) = $node->psql('postgres', "SET ROLE app; SELECT guest_context.seek('shop.orders/orders', '$_->[0]')");
+	like($err, qr/"\Q$_->[0]\E" is no position in a topic\nDETAIL:  It is not a time: $_->[1].*\nHINT:  It is earliest, latest, a time with a zone, or offsets by partition/, "$_->[0] is no target");
+}
 app(q{SELECT guest_context.resume('shop.orders/orders')});
 becomes(q{SELECT count(*) FROM shop.orders WHERE ref = 'p1'}, '1', 'resumed');
 becomes(q{SELECT lag FROM guest_context.status WHERE changelog = 'shop.orders/orders'}, '0', 'all is read again');

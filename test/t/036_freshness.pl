@@ -203,6 +203,29 @@ app(q{SELECT guest_context.create_changelog('shop.items', 'events', 'nowhere')})
 like(app_fails(q{SELECT guest_context.wait_for_head('shop.items')}), qr/topic "nowhere" does not exist on server "events"/, 'a topic that is not there');
 app(q{SELECT guest_context.drop_changelog('shop.items/nowhere')});
 
+# A topic that was made anew, and nobody has noticed: an offset behind its end proves nothing.
+$kafka->create_topic('anew', partitions => 2);
+$kafka->produce('anew', [ map { item("old$_") } 1 .. 6 ]);
+app(q{SELECT guest_context.create_changelog('shop.items', 'events', 'anew')});
+is(head('2 min'), 't', 'a topic is read');
+sql(q{ALTER SYSTEM SET guest_context.ingest_enabled = off});
+sql(q{SELECT pg_reload_conf()});
+becomes(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'}, '0', 'nobody reads');
+$kafka->delete_topic('anew');
+$kafka->create_topic('anew');
+$kafka->produce('anew', [ item('new') ]);
+is(head('1 s'), 'f', 'the head of the topic that is there now is not reached');
+begin('anew', q{SET ROLE reader; SELECT guest_context.wait_for_head('shop.items', '1 h')});
+becomes(q{SELECT count(*) } . activity('anew'), '1', 'a session waits for it', 120);
+sql(q{ALTER SYSTEM RESET guest_context.ingest_enabled});
+sql(q{SELECT pg_reload_conf()});
+app(q{SELECT guest_context.resume('shop.items/anew')});
+like(end('anew'), qr/changelog "shop.items\/anew" has stopped/, 'until the worker has noticed');
+app(q{SELECT guest_context.accept_topic('shop.items/anew', 'made anew')});
+is(head('2 min'), 't', 'and to its end when it is accepted');
+is(sql(q{SELECT count(*) FROM shop.items WHERE ref = 'new'}), '1', 'with its record');
+app(q{SELECT guest_context.drop_changelog('shop.items/anew')});
+
 # with the login of the owner, whoever asks
 my $sasl = $kafka->bootstrap('SASL_PLAINTEXT');
 sql(qq{CREATE SERVER guarded FOREIGN DATA WRAPPER guest_context OPTIONS ("bootstrap.servers" '$sasl', "security.protocol" 'SASL_PLAINTEXT', "sasl.mechanism" 'PLAIN');

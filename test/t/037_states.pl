@@ -75,15 +75,15 @@ becomes(status('a'), 'running', 'a worker reads: running');
 
 my $from = log_end();
 app(q{SELECT guest_context.create_changelog('shop.items', 'events', 'later', name => 'later')});
-happens(status('later'), qr/^waiting no such topic/, 'a topic that is not there: waiting');
+happens(status('later'), qr/^waiting topic "later": no such topic\nSELECT \* FROM guest_context.topics\('events'\);\z/, 'a topic that is not there: waiting');
 app(q{SELECT guest_context.resume('later')});
-happens(status('later'), qr/^waiting no such topic/, 'and it still says so when it is resumed') for 1 .. 2;
+happens(status('later'), qr/^waiting topic "later": no such topic\nSELECT \* FROM guest_context.topics\('events'\);\z/, 'and it still says so when it is resumed') for 1 .. 2;
 app(q{SELECT guest_context.pause('later'); SELECT guest_context.resume('later')});
-happens(status('later'), qr/^waiting no such topic/, 'or paused and resumed at once');
+happens(status('later'), qr/^waiting topic "later": no such topic\nSELECT \* FROM guest_context.topics\('events'\);\z/, 'or paused and resumed at once');
 sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'});
 happens(status('later'), qr/^waiting no worker reads it now/, 'without a worker: waiting');
 becomes(status('a'), 'running', 'another one comes by itself');
-happens(status('later'), qr/^waiting no such topic/, 'and knows what is the matter');
+happens(status('later'), qr/^waiting topic "later": no such topic\nSELECT \* FROM guest_context.topics\('events'\);\z/, 'and knows what is the matter');
 sleep 2;
 is(logged($from, qr/changelog "later" waits/), 3, 'the log has one line for each time that it began to wait');
 is(logged($from, qr/changelog "later" goes on/), 0, 'and none of going on');
@@ -97,7 +97,7 @@ lap('resume');
 # --- F7: the server's switch
 
 reload('guest_context.ingest_enabled' => 'off');
-happens(status('a'), qr/^waiting guest_context.ingest_enabled is off: ALTER SYSTEM/, 'F7: ingest_enabled = off: waiting, with what to run');
+happens(status('a'), qr/^waiting guest_context.ingest_enabled is off:\nALTER SYSTEM/, 'F7: ingest_enabled = off: waiting, with what to run');
 becomes($workers, '0', 'F7: and nobody reads');
 append('a');
 my $report = sql(q{SELECT * FROM guest_context.run_maintenance()});
@@ -111,7 +111,7 @@ lap('F7');
 # --- the server is dropped
 
 sql('DROP SERVER events');
-happens(status('a'), qr/^waiting server "events" does not exist: CREATE SERVER, or SELECT guest_context\.drop_changelog/, 'a dropped server: waiting, with what to run');
+happens(status('a'), qr/^waiting server "events" does not exist:\nCREATE SERVER, or SELECT guest_context\.drop_changelog/, 'a dropped server: waiting, with what to run');
 becomes($workers, '0', 'without a worker');
 append('a');
 sql(qq{CREATE SERVER events TYPE 'file' FOREIGN DATA WRAPPER guest_context OPTIONS (directory '$journal'); GRANT USAGE ON FOREIGN SERVER events TO app});
@@ -135,7 +135,7 @@ lap('catalogue');
 
 $from = log_end();
 sql(q{REVOKE CONNECT ON DATABASE postgres FROM PUBLIC; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'});
-happens(status('a'), qr/^waiting role "app" may not connect to database "postgres" GRANT CONNECT ON DATABASE postgres TO app;/, 'a role that may not connect: waiting, with what to run');
+happens(status('a'), qr/^waiting role "app" may not connect to database "postgres"\nGRANT CONNECT ON DATABASE postgres TO app;/, 'a role that may not connect: waiting, with what to run');
 sleep 7;
 is(logged($from, qr/FATAL:  permission denied for database/), 1, 'which is tried once, not for ever');
 sql(q{GRANT CONNECT ON DATABASE postgres TO PUBLIC; SELECT * FROM guest_context.run_maintenance()});
@@ -295,7 +295,7 @@ $node->stop;
 $node->append_conf('postgresql.conf', "max_worker_processes = 16\nshared_preload_libraries = ''\n");
 $node->start;
 append('a');
-happens(status('a'), qr/^waiting no worker reads it: SELECT \* FROM guest_context\.run_maintenance\(\);/, 'without preloading nobody starts a worker: the status says who can');
+happens(status('a'), qr/^waiting no worker reads it:\nSELECT \* FROM guest_context\.run_maintenance\(\);/, 'without preloading nobody starts a worker: the status says who can');
 sql(q{SELECT * FROM guest_context.run_maintenance()});
 read_all('a', 'and so it is');
 becomes(status('a'), 'running', 'running');
@@ -315,7 +315,7 @@ $node->stop;
 sleep 75 - (time - $down_since) if time - $down_since < 75;
 my $minutes = int((time - $down_since) / 60);
 my $lonely_log = sub { my ($pattern) = @_; my @lines = grep { /$pattern/ } split /\n/, slurp_file($lonely->logfile, $lonely_since); return scalar @lines };
-like($lonely->safe_psql('postgres', q{SELECT concat_ws(' ', state, message) FROM guest_context.status LIMIT 1}), qr/^waiting no broker can be reached/, 'A11: it waits for the broker');
+like($lonely->safe_psql('postgres', q{SELECT concat_ws(' ', state, message) FROM guest_context.status LIMIT 1}), qr/^waiting no broker can be reached: .*\nSELECT \* FROM guest_context.check_server\('events'\);\z/, 'A11: it waits for the broker');
 is($lonely_log->(qr/changelog ".*" waits/), 2, "A11: a line for each of two changelogs in $minutes minutes");
 my $lines = $lonely_log->(qr/LOG:  guest_context reader/);
 cmp_ok($lines, '<=', 3 + $minutes + 1, "A11: a few lines of the library, then one a minute: $lines");

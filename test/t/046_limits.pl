@@ -49,7 +49,7 @@ app(q{
 setting(dead_letter_limit => 5);
 append('c', 1, '"x"', 2000, '"x"', 3, 2000, '"x"', 4, '"x"', 5, '"x"');
 app(q{SELECT guest_context.create_changelog('shop.items', 'events', 'c', name => 'c')});
-happens(status('c'), qr/^halted 5 dead letters are waiting, as many as guest_context\.dead_letter_limit allows \(partition 0 offset (\d+)\) SELECT \* FROM guest_context\.dead_letter WHERE changelog = 'c'; requeue or discard them, then SELECT guest_context\.resume\('c'\);/,
+happens(status('c'), qr/^halted 5 dead letters are waiting, as many as guest_context\.dead_letter_limit allows \(partition 0 offset (\d+)\)\nSELECT \* FROM guest_context\.dead_letter WHERE changelog = 'c'; requeue or discard them, then SELECT guest_context\.resume\('c'\);/,
 	'C12: at the limit it halts, with the number and what to run');
 is(sql(q{SELECT string_agg(n::text, ',' ORDER BY n) FROM shop.items}), '1,3,4', 'C12: what lies before it is there');
 is(sql(q{SELECT count(*) FROM guest_context.dead_letter}), '5', 'C12: and as many dead letters as may be, of the decoder and of a CHECK');
