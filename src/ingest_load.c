@@ -40,6 +40,7 @@
 
 static uint32 epoch = 0;
 static bool careful = false;	/* the reader fetches batch by batch */
+static GcPartition *asked_of;	/* of which a record was asked for last, NULL = of none */
 
 /* The server's name, NULL when it has been dropped. In a transaction. */
 static char *
@@ -445,13 +446,10 @@ check_anchors(GcIngest *ingest, int partition, const Position *position, char **
 		if (anchor->offset < 0 || (i > 0 && anchor->offset == position->anchors[0].offset) ||
 			(of->proven.offset == anchor->offset && of->proven.crc == anchor->crc))
 			continue;
+		asked_of = of;
+		of->reached = position->offset;
 		if (!gc_ingest_ask(GC_QUERY_RECORD, ingest->topic->name, partition, anchor->offset, &answer, problem))
-		{
-			/* it reads ahead of what it was asked for */
-			if (gc_work.reader->closed)
-				gc_unreadable_died(ingest->topic->name, partition, position->offset);
 			return false;
-		}
 		if (gc_anchor_differs(anchor, &answer, &proven))
 		{
 			gc_ingest_halt(ingest, GC_HALT_TOPIC, partition, position->offset,
@@ -737,17 +735,6 @@ gc_credit_share(int npartitions)
 }
 
 void
-gc_give_credit(GcPartition *partition, uint64 bytes)
-{
-	gc_frame_begin(&gc_work.reader->out, GC_FRAME_CREDIT);
-	gc_frame_put_u32(&gc_work.reader->out, partition->topic->subscription);
-	gc_frame_put_u32(&gc_work.reader->out, partition->partition);
-	gc_frame_put_u32(&gc_work.reader->out, partition->epoch);
-	gc_frame_put_u64(&gc_work.reader->out, bytes);
-	gc_frame_finish(&gc_work.reader->out);
-}
-
-void
 gc_partition_assign(GcPartition *partition, int64 offset)
 {
 	partition->epoch = ++epoch;
@@ -851,6 +838,7 @@ gc_ingest_load(void)
 		gc_ingest_commit();
 		gc_work.heard_at = GetCurrentTimestamp();
 	}
+	asked_of = NULL;
 	foreach(lc, changed)
 	{
 		GcTopic    *topic = lfirst(lc);
@@ -863,6 +851,9 @@ gc_ingest_load(void)
 		foreach(lc2, topic->ingests)
 			gc_watch_changelog(lfirst(lc2));
 	}
+	/* it reads ahead of what it was asked for */
+	if (gc_work.reader->closed && asked_of != NULL)
+		gc_unreadable_died(asked_of->topic->name, asked_of->partition, asked_of->reached);
 	if (gc_work.reader->closed)
 		return;					/* told by the next turn */
 	if (suspected)

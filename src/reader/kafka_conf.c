@@ -203,12 +203,12 @@ gc_kafka_new(GcKafkaUse use, char *text, size_t size)
 	if (use == GC_KAFKA_PROBE)
 	{
 		/*
-		 * The library fetches ahead until there is as much as this; with one record only, anything else that is in the queue
-		 * when a partition begins is enough, and it looks again a second later. At the end of a partition the broker
-		 * keeps its question for a while, and what is asked of another partition waits behind that.
+		 * The library fetches ahead until there is as much as this: what lies behind the record may be what it dies of. At
+		 * the end of a partition the broker keeps its question for a while, and what is asked of another partition waits
+		 * behind that.
 		 */
 		if (!set(conf, "fetch.wait.max.ms", "1", text, size) ||
-			!set(conf, "queued.min.messages", "100", text, size) ||
+			!set(conf, "queued.min.messages", "1", text, size) ||
 			!set(conf, "queued.max.messages.kbytes", "1024", text, size) ||
 			!set_number(conf, "fetch.message.max.bytes",
 						Min(get_number(conf, "fetch.message.max.bytes"), 64 * 1024), text, size))

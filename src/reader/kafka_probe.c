@@ -8,6 +8,8 @@
  */
 #include "kafka.h"
 
+#define NUDGE_MS	10			/* doubled each time */
+
 static rd_kafka_t *probe;
 static rd_kafka_queue_t *queue;
 static GcHeader *headers;
@@ -263,6 +265,19 @@ ask_offset(GcJob *job)
 	gc_answer_number(job, offset);
 }
 
+/*
+ * The library begins to fetch when its queue is empty, but its own notes of an assignment are in it at first, and when it has
+ * looked too early it looks again a second later. Any answer of the broker makes it look.
+ */
+static void
+nudge(GcJob *job)
+{
+	int64		low;
+	int64		high;
+
+	(void) rd_kafka_query_watermark_offsets(probe, job->topic, job->partition, &low, &high, gc_job_left(job));
+}
+
 /* Reads count records from an offset on, at most to the end. */
 static void
 read_records(GcJob *job, int64 offset, int64 end, int64 count)
@@ -270,14 +285,23 @@ read_records(GcJob *job, int64 offset, int64 end, int64 count)
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
 	rd_kafka_resp_err_t err;
 	int64		until = gc_now() + gc_job_left(job);
+	int			nudge_ms = NUDGE_MS;	/* 0 = something has come */
 
 	rd_kafka_topic_partition_list_add(list, job->topic, job->partition)->offset = offset;
 	err = rd_kafka_assign(probe, list);
 	while (err == RD_KAFKA_RESP_ERR_NO_ERROR && count > 0 && offset < end && job->answer.len < GC_PEEK_BYTES)
 	{
-		rd_kafka_event_t *event = rd_kafka_queue_poll(queue, (int) Max(until - gc_now(), 0));
+		int			left = (int) Max(until - gc_now(), 0);
+		rd_kafka_event_t *event = rd_kafka_queue_poll(queue, nudge_ms > 0 ? Min(left, nudge_ms) : left);
 		const rd_kafka_message_t *message;
 
+		if (event == NULL && nudge_ms > 0 && left > nudge_ms)
+		{
+			nudge(job);
+			nudge_ms *= 2;
+			continue;
+		}
+		nudge_ms = 0;
 		if (event == NULL)
 			err = RD_KAFKA_RESP_ERR__TIMED_OUT;
 		else if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_FETCH)
