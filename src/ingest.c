@@ -88,7 +88,8 @@ typedef struct Order
 
 GcWork		gc_work;
 
-static int	failures = 0;		/* of loading, in a row */
+static int	failures = 0;		/* in a row, of loading or before anything came */
+static TimestampTz failed_at = 0;
 static TimestampTz gathering_since = 0;
 static bool connected = false;
 
@@ -506,6 +507,7 @@ after_error(ErrorData *error)
 		LockRelease(&tag, ExclusiveLock, true);
 	pause_until(TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 											Min(100 * (INT64CONST(1) << Min(failures, 10)), LONGEST_PAUSE_MS)));
+	failed_at = GetCurrentTimestamp();
 	if (gc_work.topics == NIL && LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
 		proc_exit(0);
 }
@@ -613,7 +615,9 @@ gc_ingest_main(Datum arg)
 				while (gc_work.reload || gc_work.refresh)
 					load();
 				turn();
-				failures = 0;
+				/* a reader that comes to nothing has not gone on */
+				if (gc_work.heard_at > gc_work.asked_at || TimestampDifferenceExceeds(failed_at, GetCurrentTimestamp(), LONGEST_PAUSE_MS))
+					failures = 0;
 			}
 		}
 		PG_CATCH();

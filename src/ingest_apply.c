@@ -801,8 +801,13 @@ failed(GcIngest *ingest, ErrorData *error)
 
 	if (class_of(error->sqlerrcode) != TRANSIENT)
 	{
+		char	   *hint = NULL;
+
+		/* hints of ours say what to run first */
+		if (error->hint != NULL && error->hint[0] != '\0' && error->hint[strlen(error->hint) - 1] == ';')
+			hint = psprintf("%s SELECT guest_context.resume(%s);", error->hint, quote_literal_cstr(ingest->changelog->name));
 		gc_ingest_halt(ingest, GC_HALT_OTHER, first ? ingest->topic->partitions[first->partition].partition : -1,
-					   first ? first->offset : -1, error->message, NULL);
+					   first ? first->offset : -1, error->message, hint);
 		return GC_HALTED;
 	}
 	ingest->failures++;

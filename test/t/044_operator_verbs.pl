@@ -249,5 +249,17 @@ $replayer->query('COMMIT');
 becomes(q{SELECT count(*) FROM guest_context.changelog WHERE changelog = 'doomed'}, '0', 'then it is dropped');
 $dropper->quit;
 $replayer->quit;
+
+# --- a partition that somebody has detached: the status says what to run, and that goes on
+$kafka->create_topic('detached');
+app(q{SELECT guest_context.create_changelog('shop.orders', 'events', 'detached', 'detached')});
+my $leaf = sql(q{SELECT max(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'shop.orders_speed'::regclass AND pg_get_expr((SELECT relpartbound FROM pg_class WHERE oid = inhrelid), inhrelid) ~ to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD')});
+app("ALTER TABLE shop.orders_speed DETACH PARTITION $leaf");
+$kafka->produce('detached', [ [ 'd1', '{"ref":"d1","status":"DETACHED","modified_at":"2024-03-24T12:20:01Z"}' ] ]);
+becomes(q{SELECT state FROM guest_context.status WHERE changelog = 'detached'}, 'halted', 'a partition was detached: halted');
+my $next = sql(q{SELECT split_part(message, E'\n', 2) FROM guest_context.status WHERE changelog = 'detached'});
+like($next, qr/^ALTER TABLE .* ATTACH PARTITION .*; SELECT guest_context.resume\('detached'\);$/, 'with what is to be run');
+app($next);
+becomes(q{SELECT count(*) FROM shop.orders WHERE ref = 'd1'}, '1', 'and that goes on');
 $node->stop;
 done_testing();
