@@ -39,7 +39,7 @@ meets($_, $status, qr/^waiting the reader has sent a frame of type "R" that cann
   for qw(offset_last time_first not_utf8 nul columns_most);
 meets('position_negative', $status, qr/^waiting the reader has sent a frame of type "P" that cannot be read/, 'a position that cannot be');
 meets('far_ends', q{SELECT concat_ws(' ', state, lag) FROM guest_context.status}, qr/^catching_up 9223372036854775807$/, 'ends as far as can be do not break the status of all');
-meets('long_text', $status, qr/^waiting no broker can be reached: \? %sz{300,400}$/, 'what it says of the server is in one line, short and text');
+meets('long_text', $status, qr/^waiting no broker can be reached: \? %sz{300,400}\nSELECT [^\n]*$/, 'what it says of the server is in one line, short and text');
 meets('bad_text', q{SELECT concat_ws(' ', sqlstate, message, detail) FROM guest_context.dead_letter}, qr/^22023 \? of it (?:\xc3\xa4){50,}$/,
 	'what it says of a record is text too');
 app(q{SELECT guest_context.create_changelog('shop.items', 'events', 'unassigned', start => '2024-01-01 00:00:00+00'),
