@@ -277,27 +277,6 @@ keep_error(GcFrame *frame, char *to, size_t room)
 				*to = '?';
 }
 
-/* May a value become a text of the server? A NUL ends it there. */
-static bool
-is_text(const char *text, size_t len)
-{
-	uint64		bits = 0;
-	size_t		i = 0;
-
-	for (; i + sizeof(bits) <= len; i += sizeof(bits))
-	{
-		uint64		word;
-
-		memcpy(&word, text + i, sizeof(word));
-		bits |= word;
-	}
-	for (; i < len; i++)
-		bits |= (unsigned char) text[i];
-	if ((bits & UINT64CONST(0x8080808080808080)) == 0)
-		return strlen(text) == len;
-	return pg_verify_mbstr(PG_UTF8, text, len, true);
-}
-
 /* A time that a timestamp can hold, or none. */
 static bool
 is_time(int64 time_us)
@@ -447,14 +426,19 @@ keep_record(GcIngest *ingest, GcItem *item, const GcFrame *raw, GcFrame *decodin
 	decoding->bad |= decoding->at != decoding->end;
 	if (decoding->bad || item->error != NULL)
 		return;
-	/* all is read, so there is room for the NUL that input functions need */
+	/*
+	 * All is read, so there is room for the NUL that input functions need. The decoder has seen to the encoding; but what is
+	 * not the server's must not get into a table, whoever sends it, nor a NUL that ends a value early.
+	 */
 	for (uint32 i = 0; i < ncolumns; i++)
-		if (item->fields[i].text != NULL)
-			item->fields[i].text[item->fields[i].len] = '\0';
-	/* the decoder has seen to that; but what is not the server's encoding must not get into a table, whoever sends it */
-	for (uint32 i = 0; i < ncolumns; i++)
-		if (item->fields[i].text != NULL && !is_text(item->fields[i].text, item->fields[i].len))
-			decoding->bad = true;
+	{
+		GcField    *field = &item->fields[i];
+
+		if (field->text == NULL)
+			continue;
+		field->text[field->len] = '\0';
+		decoding->bad |= !pg_verify_mbstr(PG_UTF8, field->text, field->len, true);
+	}
 }
 
 static void

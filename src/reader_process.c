@@ -590,20 +590,16 @@ char *
 gc_reader_text(const char *text, size_t len)
 {
 	size_t		kept = gc_utf8_clip(text, len, SAID_BYTES);
-	char	   *copy;
+	bool		valid = pg_verify_mbstr(PG_UTF8, text, kept, true);
+	char	   *copy = pnstrdup(text, kept);
 
-	if (!pg_verify_mbstr(PG_UTF8, text, kept, true))
-	{
-		copy = pnstrdup(text, kept);
-		for (char *at = copy; *at; at++)
-			if (IS_HIGHBIT_SET(*at))
-				*at = '?';
-	}
-	else
-		copy = pnstrdup(text, kept);
 	for (char *at = copy; *at; at++)
-		if ((unsigned char) *at < ' ' || *at == 0x7f)
+	{
+		if (!valid && IS_HIGHBIT_SET(*at))
+			*at = '?';
+		else if ((unsigned char) *at < ' ' || *at == 0x7f)
 			*at = ' ';
+	}
 	return copy;
 }
 
