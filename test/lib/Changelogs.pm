@@ -25,7 +25,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(changelogs_node app app_fails becomes happens ingest_pid on_node reader_pid sql);
+our @EXPORT = qw(changelogs_node app app_fails becomes happens ingest_pid on_node reader_pid sql try_app);
 our %EXPORT_TAGS = (items => [ qw(at changelog item items_entity shows status) ]);
 Exporter::export_ok_tags('items');
 my $node;
@@ -58,6 +58,9 @@ sub changelogs_node
 sub on_node { ($node) = @_; return }
 sub sql { my ($sql) = @_; return $node->safe_psql('postgres', $sql) }
 sub app { my ($sql) = @_; return $node->safe_psql('postgres', "SET ROLE app; $sql") }
+
+# Once, and undef when it fails: the session may be the one that dies, or go with the one that does.
+sub try_app { my ($sql) = @_; return eval { app($sql) } }
 
 # What psql complains of.
 sub app_fails

@@ -49,9 +49,6 @@ sub struck
 	$node->poll_query_until('postgres', undef, '') or die 'no recovery';
 }
 
-# Once: the session may be the one that dies, or go with the one that does. The fault tells whether it came so far.
-sub try_app { my ($sql) = @_; return eval { app($sql) } }
-
 # Again and again until it succeeds.
 sub until_done
 {

@@ -56,7 +56,6 @@ sub start_producer
 
 sub pick { return $_[ rand @_ ] }
 sub naps { my ($most) = @_; sleep rand $most }
-sub try_app { my ($sql) = @_; return eval { app($sql) } }
 sub pid_of { my ($type) = @_; return eval { sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'guest_context $type' LIMIT 1") } }
 sub signal { my ($signal, $pid) = @_; return $pid && $pid =~ /^\d+$/ && kill $signal, $pid }
 
