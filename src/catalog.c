@@ -22,6 +22,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/value.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -97,9 +98,15 @@ find_schema(void)
 	return schema;
 }
 
+/* Who drops the extension locks it first, and looks at the rest afterwards. */
 bool
 gc_catalog_exists(void)
 {
+	Oid			extension = get_extension_oid("guest_context", true);
+
+	if (!OidIsValid(extension))
+		return false;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
 	return OidIsValid(find_schema());
 }
 

@@ -64,7 +64,7 @@ typedef struct GcPurged
 	TimestampTz version;
 } GcPurged;
 
-/* Is the extension there, with our schema? */
+/* Is the extension there, with our schema? Then it stays until the transaction ends. */
 extern bool gc_catalog_exists(void);
 
 /* The OID of our table or index `name`; ERROR when the extension is gone. */

@@ -174,6 +174,29 @@ my $ordered = $node->safe_psql('killed', q{SELECT guest_context.build_dataset('s
 ok($node->poll_query_until('killed', "SELECT state = 'sealed' FROM guest_context.dataset WHERE dataset = $ordered"),
 	'an order is carried out when it commits');
 
+# --- E8: the extension is dropped while the worker, which has just begun, waits for its catalogue
+{
+	my $since = -s $node->logfile;
+	$node->safe_psql('postgres', 'CREATE DATABASE brief');
+	for my $hold (0.02, 0.05, 0.1, 0.1, 0.15)
+	{
+		# an order's commit starts the worker
+		$node->safe_psql('brief', q{
+			CREATE EXTENSION guest_context;
+			CREATE SCHEMA shop;
+			CREATE TYPE shop.shape AS (ref text, modified_at timestamptz);
+			SELECT guest_context.create_entity('shop.things', 'shop.shape');
+			SELECT guest_context.build_dataset('shop.things');
+			BEGIN;
+			SET LOCAL client_min_messages = warning;
+			DROP EXTENSION guest_context CASCADE;
+			DROP SCHEMA shop CASCADE;} . "SELECT pg_sleep($hold); COMMIT");
+	}
+	ok($node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'brief'}), 'E8: the workers leave');
+	my @errors = grep { /ERROR:|FATAL:/ } split /\n/, slurp_file($node->logfile, $since);
+	is("@errors", '', 'E8: without a word about what is gone');
+}
+
 # --- E9: DROP, RENAME and TEMPLATE of a database with a worker deep in a statement
 make_way('preloaded');
 
