@@ -4,7 +4,7 @@
  *		<directory>/<topic>/<partition>.jsonl
  *
  * A line is a record: {"key": ..., "value": ..., "ts": ..., "headers": {...}}. value is the record's value as JSON,
- * null or nothing a tombstone; key and headers are texts as they are, other JSON as spelled; ts counts
+ * null a tombstone; key and headers are texts as they are, other JSON as spelled; ts counts
  * milliseconds, or is an ISO 8601 text. A line that is something else is a record that cannot be
  * read, for the dead letters. Blank lines mean nothing. The offset is the byte that the line begins at.
  *
@@ -273,8 +273,8 @@ take_fields(LineParser *p, const char *line, size_t len, GcDecodeInput *in)
 		return "It is not valid UTF-8";
 	if (!gc_json_scan(p->scanner, "line", line, len, p->root, slots, SLOTS, false, &err))
 		return "It is not JSON";
-	if (slots[SLOT_KEY].type == GC_JSON_ABSENT && slots[SLOT_VALUE].type == GC_JSON_ABSENT)
-		return "It has neither \"key\" nor \"value\"";
+	if (slots[SLOT_VALUE].type == GC_JSON_ABSENT)	/* or one that is misspelt would be a delete */
+		return "It has no \"value\", which is null in a tombstone";
 	if (ts->type == GC_JSON_NUMBER)
 	{
 		if (ts->text_len > 15 || strspn(ts->text, "-0123456789") < ts->text_len)

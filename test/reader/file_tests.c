@@ -82,9 +82,11 @@ test_file_lines(void)
 		  strcmp(event->decodings[0].sqlstate, "22P02") == 0 && strcmp(event->value, "not a record") == 0);
 	event = reader_wait(reader, GC_FRAME_POSITION, 3000);
 	CHECK(event && event->at_end && event->offset == strlen(LINE1 LINE2 "\n" LINE3) && event->end == event->offset);
-	append_to("guests", 0, ",\"value\":{\"ref\":\"c\",\"modified_at\":\"2026-01-01T00:00:00Z\"}}\n");
+	append_to("guests", 0, ",\"value\":{\"ref\":\"c\",\"modified_at\":\"2026-01-01T00:00:00Z\"}}\n" "{\"key\":\"a\",\"payload\":\"{}\"}\n");
 	event = reader_wait(reader, GC_FRAME_RECORD, 3000);
 	CHECK(event && event->offset == strlen(LINE1 LINE2 "\n" LINE3) && event->decodings[0].status == GC_DECODE_UPSERT);
+	event = reader_wait(reader, GC_FRAME_RECORD, 3000);
+	CHECK(event && event->decodings[0].status == GC_DECODE_BAD);	/* not a delete */
 	reader_close(reader);
 }
 
