@@ -108,7 +108,7 @@
 #endif
 
 /* Is this process a background worker? miscadmin.h. */
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 170000
 #define gc_is_background_worker() AmBackgroundWorkerProcess()
 #else
 #define gc_is_background_worker() IsBackgroundWorker
