@@ -70,7 +70,8 @@
 #include "reader_process.h"
 #include "tree.h"
 
-#define GATHER_MS			50 /* for which a batch waits to become a large one, when there is much to come */
+#define GATHER_MS			50 /* for which a batch waits to become large, when there is much to come: */
+#define LARGE_PART			8	/* an eighth of guest_context.batch_rows */
 #define LOOK_MS				500		/* how often the catalogue and the database are looked at */
 #define RESTART_SECONDS		5
 #define LONGEST_PAUSE_MS	10000
@@ -265,8 +266,8 @@ take_frames(void)
 }
 
 /*
- * While a topic has more than a batch to come, what is there waits a little for the rest: the larger the batch,
- * the cheaper its rows, and they are late anyway. Returns how long, in ms.
+ * While a topic has more than a batch to come, what is there waits a little to become a large part of one: the
+ * larger the batch, the cheaper its rows, and they are late anyway. Returns how long, in ms.
  */
 static long
 gather(void)
@@ -279,11 +280,15 @@ gather(void)
 	{
 		GcTopic    *topic = lfirst(lc);
 		int64		to_come = 0;
+		ListCell   *lc2;
 
 		for (int i = 0; i < topic->npartitions; i++)
 			if (topic->partitions[i].epoch != 0)
 				to_come += Max(topic->partitions[i].high - topic->partitions[i].reached, 0);
 		worth |= to_come >= gc_batch_rows;
+		foreach(lc2, topic->ingests)
+			if (((GcIngest *) lfirst(lc2))->nitems >= gc_batch_rows / LARGE_PART)
+				return 0;
 	}
 	if (!worth)
 		return 0;
