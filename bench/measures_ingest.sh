@@ -35,7 +35,7 @@ need_broker() {
 			FROM generate_series(1::bigint, n) i;
 		$$;
 
-		-- until all n records of the entity's topic have been read
+		-- until all n records of the entity's topic can be seen; asleep meanwhile, for the cores have better to do
 		CREATE PROCEDURE bench.wait_read(entity regclass, n bigint)
 		LANGUAGE plpgsql AS $$
 		DECLARE
@@ -45,7 +45,7 @@ need_broker() {
 				IF clock_timestamp() > give_up THEN
 					RAISE EXCEPTION 'not read: %', (SELECT string_agg(s::text, ' ') FROM guest_context.status s);
 				END IF;
-				PERFORM pg_sleep(0.002);
+				PERFORM guest_context.wait_for_head(entity, '10 minutes');
 				COMMIT;
 			END LOOP;
 		END $$;
