@@ -209,7 +209,7 @@ gc_apply(PG_FUNCTION_ARGS)
 				offset = nextval_internal(sequence, false);
 				deleted = record.status == GC_DECODE_TOMBSTONE;
 				progress.writing = rows;
-				gc_rows_add(rows, record.fields, deleted, 0, 0, offset, decoded);
+				gc_rows_add(rows, record.fields, record.version_us, deleted, 0, 0, offset, decoded);
 				progress.writing = NULL;
 				count++;
 				break;

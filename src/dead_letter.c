@@ -197,7 +197,8 @@ apply_letter(const Letter *letter)
 	if (record.status == GC_DECODE_UPSERT || record.status == GC_DECODE_TOMBSTONE)
 	{
 		gc_rows_open(rows, GetCurrentTimestamp());
-		gc_rows_add(rows, record.fields, record.status == GC_DECODE_TOMBSTONE, letter->source, letter->partition, letter->offset, 1);
+		gc_rows_add(rows, record.fields, record.version_us, record.status == GC_DECODE_TOMBSTONE, letter->source, letter->partition,
+					letter->offset, 1);
 		gc_rows_close(rows);
 	}
 	gc_mapping_free(mapping);

@@ -377,8 +377,9 @@ add_item(Batch *batch, GcItem *item)
 	GcIngest   *ingest = batch->ingest;
 
 	CHECK_FOR_INTERRUPTS();
-	gc_rows_add(ingest->rows, item->fields, item->status == GC_DECODE_TOMBSTONE, ingest->changelog->source,
-				ingest->topic->partitions[item->partition].partition, item->offset, item - ingest->items + 1);
+	gc_rows_add(ingest->rows, item->fields, item->version_us, item->status == GC_DECODE_TOMBSTONE,
+				ingest->changelog->source, ingest->topic->partitions[item->partition].partition, item->offset,
+				item - ingest->items + 1);
 }
 
 /* Writes these items. */

@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "common/time_text.h"
 #include "compat.h"
 #include "guest_context.h"
 #include "ingest.h"
@@ -338,7 +339,7 @@ read_decoding(GcFrame *frame, MemoryContext context, uint32 ncolumns, GcItem *it
 	if (item->status == GC_DECODE_UPSERT || item->status == GC_DECODE_TOMBSTONE)
 	{
 		item->version_us = gc_frame_get_u64(frame);
-		if (gc_frame_get_u32(frame) != ncolumns)
+		if (!gc_time_in_range(item->version_us) || gc_frame_get_u32(frame) != ncolumns)
 			frame->bad = true;
 		for (uint32 i = 0; i < ncolumns && !frame->bad; i++)
 		{

@@ -70,6 +70,7 @@ typedef struct Column
 	FmgrInfo	input;
 	Oid			ioparam;
 	int32		typmod;
+	bool		is_version;		/* of a type that holds one as it is: nothing need be read */
 	ExprState  *missing;		/* its DEFAULT, NULL = none */
 } Column;
 
@@ -84,8 +85,8 @@ typedef struct OtherColumn
 typedef struct Entry
 {
 	uint64		head;			/* what it is sorted by */
-	IndexTuple	tuple;
 	int64		number;			/* of its record */
+	IndexTuple	tuple;
 } Entry;
 
 typedef struct Entries
@@ -378,7 +379,10 @@ prepare_columns(GcRows *rows)
 		fmgr_info(function, &column->input);
 		column->typmod = att->atttypmod;
 		if (rows->spec->columns[i].is_version)
+		{
 			rows->version_att = column->att;
+			column->is_version = att->atttypid == TIMESTAMPTZOID && att->atttypmod < 0;
+		}
 		if (att->atthasdef)
 			column->missing = prepare_default(rows, column->att);
 	}
@@ -449,16 +453,21 @@ gc_rows_open(GcRows *rows, TimestampTz arrived_at)
  * Index entries
  */
 
-static int
-compare_entries(const void *a, const void *b)
+/* Those that are alike in the order of their records, which is that of the heap. */
+static inline int
+compare_entries(const Entry *one, const Entry *other)
 {
-	const Entry *one = a;
-	const Entry *other = b;
-
 	if (one->head != other->head)
 		return one->head < other->head ? -1 : 1;
-	return ItemPointerCompare(&one->tuple->t_tid, &other->tuple->t_tid);
+	return one->number < other->number ? -1 : one->number > other->number;
 }
+
+#define ST_SORT sort_entries
+#define ST_ELEMENT_TYPE Entry
+#define ST_COMPARE(a, b) compare_entries(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 /* The bytes of an entry's first column, NULL for a NULL; *len of them. */
 static const uint8 *
@@ -541,7 +550,7 @@ insert_entries(GcRows *rows)
 		if (entries->count == 0)
 			continue;
 		set_heads(entries, index);
-		qsort(entries->of, entries->count, sizeof(Entry), compare_entries);
+		sort_entries(entries->of, entries->count);
 		for (int j = 0; j < entries->count; j++)
 		{
 			Entry	   *entry = &entries->of[j];
@@ -692,6 +701,7 @@ gc_rows_write(GcRows *rows)
 typedef struct Row
 {
 	const GcField *fields;
+	TimestampTz version;
 	bool		tombstone;
 	int32		source;
 	int32		partition;
@@ -727,8 +737,9 @@ fill_slot(GcRows *rows, TupleTableSlot *slot, const Row *row)
 		}
 		/* a domain may say something about a NULL too */
 		slot->tts_isnull[column->att] = field->state != GC_FIELD_TEXT;
-		values[column->att] = InputFunctionCall(&column->input, field->state == GC_FIELD_TEXT ? field->text : NULL,
-												column->ioparam, column->typmod);
+		values[column->att] = column->is_version ? TimestampTzGetDatum(row->version) :
+			InputFunctionCall(&column->input, field->state == GC_FIELD_TEXT ? field->text : NULL,
+							  column->ioparam, column->typmod);
 		rows->bytes += field->state == GC_FIELD_TEXT ? field->len : 0;
 	}
 	rows->column = NULL;
@@ -778,10 +789,10 @@ add_step(GcRows *rows, const void *arg)
 }
 
 void
-gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source, int32 partition, int64 offset,
-			int64 number)
+gc_rows_add(GcRows *rows, const GcField *fields, int64 version_us, bool tombstone, int32 source, int32 partition,
+			int64 offset, int64 number)
 {
-	Row			row = {fields, tombstone, source, partition, offset, number};
+	Row			row = {fields, version_us - GC_UNIX_EPOCH_US, tombstone, source, partition, offset, number};
 
 	guarded(rows, add_step, &row);
 }

@@ -27,8 +27,8 @@ extern GcRows *gc_rows_create(const GcEntity *entity, const GcMappingSpec *spec)
  */
 extern void gc_rows_open(GcRows *rows, TimestampTz arrived_at);
 
-/* Adds a record, `number` in the caller's count, from 1 on. Its texts end with a NUL. */
-extern void gc_rows_add(GcRows *rows, const GcField *fields, bool tombstone, int32 source,
+/* Adds a record, `number` in the caller's count, from 1 on. Its texts end with a NUL; version_us counts from 1970. */
+extern void gc_rows_add(GcRows *rows, const GcField *fields, int64 version_us, bool tombstone, int32 source,
 						int32 partition, int64 offset, int64 number);
 
 /*

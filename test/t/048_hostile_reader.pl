@@ -36,7 +36,7 @@ my $status = q{SELECT concat_ws(' ', state, message) FROM guest_context.status};
 meets($_, $status, qr/^waiting the reader has sent a frame of type "N" that cannot be read/, 'an answer that is shorter than it says')
   for qw(rows_wrap rows_many columns_many);
 meets($_, $status, qr/^waiting the reader has sent a frame of type "R" that cannot be read/, 'a record that cannot be')
-  for qw(offset_last time_first not_utf8 nul columns_most);
+  for qw(offset_last time_first version_first not_utf8 nul columns_most);
 meets('position_negative', $status, qr/^waiting the reader has sent a frame of type "P" that cannot be read/, 'a position that cannot be');
 meets('far_ends', q{SELECT concat_ws(' ', state, lag) FROM guest_context.status}, qr/^catching_up 9223372036854775807$/, 'ends as far as can be do not break the status of all');
 meets('long_text', $status, qr/^waiting no broker can be reached: \? %sz{300,400}\nSELECT [^\n]*$/, 'what it says of the server is in one line, short and text');
