@@ -148,6 +148,7 @@
 #define GC_MAX_HEADERS			1000
 #define GC_MAX_HEADER_BYTES		(1024 * 1024)	/* names and values of all headers together */
 #define GC_MAX_DEPTH			128 /* of objects and arrays in each other */
+#define GC_MAX_REPEAT			65536	/* bytes of a schema that is known again in the next record */
 #define GC_MAX_NUMBER_DIGITS	1000	/* of a number, before and after the point */
 #define GC_MAX_NUMBER_EXPONENT	1000	/* 1e1000 and 1e-1000 pass */
 #define GC_MAX_MAPPING_BYTES	(1024 * 1024)

@@ -75,6 +75,14 @@ gc_path_element(GcArena *arena, GcPath *path, int element)
 	return child;
 }
 
+void
+gc_path_repeats(GcArena *arena, GcPath *path)
+{
+	path->repeat = gc_arena_alloc(arena, sizeof(GcRepeat));
+	memset(path->repeat, 0, sizeof(GcRepeat));
+	path->repeat->arena = arena;
+}
+
 /* Builds the hash tables, here and below.  Recursion is bounded by GC_MAX_PATH_STEPS. */
 void
 gc_path_finish(GcArena *arena, GcPath *path)

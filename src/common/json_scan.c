@@ -259,6 +259,35 @@ enter_member(GcJsonScanner *scanner, JsonLexContext *lex, GcPath *path, GcJsonVa
 	return place;
 }
 
+/*
+ * The object that begins here has the bytes of the one before, so its end is known. A bracket ends it, so
+ * whatever follows, the lexer would have taken it apart in the same way.
+ */
+static bool
+same_as_before(const JsonLexContext *lex, const GcRepeat *before, int depth)
+{
+	size_t		left = lex->input + lex->input_length - lex->token_start;
+
+	return before->len > 0 && before->depth == depth && before->len <= left &&
+		memcmp(lex->token_start, before->text, before->len) == 0;
+}
+
+static void
+remember(GcRepeat *before, const GcJsonValue *value, int depth)
+{
+	before->len = 0;
+	if (value->raw_len > GC_MAX_REPEAT)
+		return;
+	if (value->raw_len > before->room)
+	{
+		before->room = Max(value->raw_len, before->room * 2);
+		before->text = gc_arena_alloc(before->arena, before->room);
+	}
+	memcpy(before->text, value->raw, value->raw_len);
+	before->len = value->raw_len;
+	before->depth = depth;
+}
+
 bool
 gc_json_scan(GcJsonScanner *scanner, const char *what, const char *json, size_t len,
 			 GcPath *root, GcJsonValue *slots, int nslots, bool rest, GcDecodeError *err)
@@ -358,6 +387,14 @@ gc_json_scan(GcJsonScanner *scanner, const char *what, const char *json, size_t 
 					gc_detail(err, "Objects and arrays may be nested %d deep.", GC_MAX_DEPTH);
 					return false;
 				}
+				if (place && place->repeat && same_as_before(lex, place->repeat, depth))
+				{
+					value.type = GC_JSON_OBJECT;
+					value.raw = value.text = lex->token_start;
+					value.raw_len = value.text_len = place->repeat->len;
+					lex->token_terminator = lex->token_start + value.raw_len;
+					break;
+				}
 				frame = &scanner->frames[depth++];
 				frame->start = lex->token_start;
 				frame->path = place;
@@ -378,6 +415,8 @@ gc_json_scan(GcJsonScanner *scanner, const char *what, const char *json, size_t 
 				value.raw_len = value.text_len = lex->token_terminator - frame->start;
 				place = frame->path;
 				depth--;
+				if (place && place->repeat && value.type == GC_JSON_OBJECT)
+					remember(place->repeat, &value, depth);
 				frame = depth > 0 ? &scanner->frames[depth - 1] : NULL;
 				expect = EXPECT_VALUE;	/* it is allowed here: it was when it began */
 				break;

@@ -47,6 +47,16 @@ typedef struct GcJsonValue
  * A wanted place in a document, and the wanted places below it.  Built with gc_path_add, then
  * gc_path_finish on the root.
  */
+/* A value as it was in the record before. */
+typedef struct GcRepeat
+{
+	char	   *text;
+	size_t		len;			/* 0 = there was none */
+	size_t		room;
+	int			depth;			/* at which it began */
+	GcArena    *arena;
+} GcRepeat;
+
 typedef struct GcPath
 {
 	const char *name;			/* of the member that leads here; NULL for an array element */
@@ -56,6 +66,7 @@ typedef struct GcPath
 	int			slot;			/* where the value goes, -1 = only on the way */
 	int			alias;			/* a second slot, for camelCase; -1 = none */
 	bool		taken;			/* a column takes the whole value, so it is not "unmapped" */
+	GcRepeat   *repeat;			/* records nearly always have the same object here: NULL = no */
 
 	struct GcPath **child;
 	int			nchildren;
@@ -70,6 +81,12 @@ extern GcPath *gc_path_root(GcArena *arena);
 /* The place below path, made when it is new.  name is copied. */
 extern GcPath *gc_path_member(GcArena *arena, GcPath *path, const char *name, size_t len);
 extern GcPath *gc_path_element(GcArena *arena, GcPath *path, int element);
+
+/*
+ * Here stands, in record after record, the same object, and nothing in it is wanted: the schema that Kafka Connect sends with
+ * each of them. One whose bytes are those of the record before has been read already.
+ */
+extern void gc_path_repeats(GcArena *arena, GcPath *path);
 extern void gc_path_finish(GcArena *arena, GcPath *root);
 
 /* The place that a name, a name in camelCase, an index leads to; NULL = not wanted. */

@@ -587,13 +587,16 @@ static void
 look_for_wrapper(GcMapping *map, GcDocument *document)
 {
 	GcPath	   *root = document->root;
+	GcPath	   *schema;
 
 	document->schema_slot = document->payload_slot = -1;
 	for (int i = 0; i < root->nchildren; i++)
 		if (root->child[i]->name && (strcmp(root->child[i]->name, "schema") == 0 ||
 									 strcmp(root->child[i]->name, "payload") == 0))
 			return;
-	document->schema_slot = slot_of(gc_path_member(&map->own, root, "schema", 6), document);
+	schema = gc_path_member(&map->own, root, "schema", 6);
+	gc_path_repeats(&map->own, schema);
+	document->schema_slot = slot_of(schema, document);
 	document->payload_slot = slot_of(gc_path_member(&map->own, root, "payload", 7), document);
 }
 
@@ -613,10 +616,12 @@ compile_envelope(GcMapping *map)
 	static const char *const paths[] = {".op", ".before", ".after", ".source.ts_us", ".source.ts_ms"};
 	GcPath	   *root = gc_path_root(&map->own);
 	GcPath	   *payload = gc_path_member(&map->own, root, "payload", 7);
+	GcPath	   *schema = gc_path_member(&map->own, root, "schema", 6);
 	const char *why;
 
 	payload->slot = ENV_PAYLOAD;
-	gc_path_member(&map->own, root, "schema", 6)->slot = ENV_SCHEMA;
+	schema->slot = ENV_SCHEMA;
+	gc_path_repeats(&map->own, schema);
 	for (int i = 0; i < lengthof(paths); i++)
 	{
 		const char *end = paths[i] + strlen(paths[i]);
