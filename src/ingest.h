@@ -246,6 +246,7 @@ extern int	gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs);
 /* ingest_watch.c: asks what is to be asked from time to time, and says why changelogs wait. */
 extern void gc_watch(bool drained);
 extern void gc_watch_changelog(GcIngest *ingest);
+extern void gc_watch_problem(GcTopic *topic, const char *problem);
 
 /* An answer to what it has asked, behind the trouble; NULL: none, because of a problem. */
 extern void gc_watch_answer(uint32 query, GcFrame *answer, const char *problem);

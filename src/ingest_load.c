@@ -762,13 +762,13 @@ place_topic(GcTopic *topic, char **problem)
 	topic->npartitions = gc_answer_partitions(&answer, &lows, &highs);
 	if (topic->npartitions == 0)
 	{
-		*problem = psprintf("topic \"%s\" does not exist", topic->name);
+		*problem = pstrdup("no such topic");
 		return false;
 	}
 	for (int i = 0; i < topic->npartitions; i++)
 		if (lows[i] < 0 || highs[i] < 0)
 		{
-			*problem = psprintf("partition %d of topic \"%s\" has no leader that answers", i, topic->name);
+			*problem = psprintf("partition %d has no leader that answers", i);
 			return false;
 		}
 	topic->partitions = MemoryContextAllocZero(topic->context, sizeof(GcPartition) * topic->npartitions);
@@ -847,7 +847,7 @@ gc_ingest_load(void)
 		if (place_topic(topic, &problem))
 			continue;
 		topic->npartitions = 0;
-		topic->problem = MemoryContextStrdup(topic->context, problem);
+		gc_watch_problem(topic, problem);
 		foreach(lc2, topic->ingests)
 			gc_watch_changelog(lfirst(lc2));
 	}

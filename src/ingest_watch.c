@@ -63,6 +63,18 @@ partition_waits(const GcIngest *ingest, const GcPartition *partition, char **hin
 	return NULL;
 }
 
+/* Why a topic cannot be read now. That the reader has died is no matter of the topic, and is told of all alike. */
+void
+gc_watch_problem(GcTopic *topic, const char *problem)
+{
+	char	   *before = topic->problem;
+
+	topic->problem = MemoryContextStrdup(topic->context, gc_work.reader->closed ? problem :
+										 psprintf("topic \"%s\": %s", topic->name, problem));
+	if (before != NULL)
+		pfree(before);
+}
+
 void
 gc_watch_changelog(GcIngest *ingest)
 {
@@ -85,14 +97,9 @@ gc_watch_changelog(GcIngest *ingest)
 	}
 	else if (topic->problem != NULL)
 	{
-		/* that the reader has died is no matter of the topic, and is told of all alike */
 		reason = topic->problem;
-		if (strncmp(reason, "the reader ", strlen("the reader ")) != 0)
-		{
-			if (strncmp(reason, "topic ", strlen("topic ")) != 0)
-				reason = psprintf("topic \"%s\": %s", topic->name, topic->problem);
+		if (!gc_work.reader->closed)
 			hint = psprintf("SELECT * FROM guest_context.topics(%s);", server);
-		}
 	}
 	else
 		reason = gc_unreadable_waits();
@@ -162,9 +169,7 @@ take_partitions(GcTopic *topic, GcFrame *answer, const char *problem)
 	topic->question = 0;
 	if (answer == NULL)
 	{
-		if (topic->problem != NULL)
-			pfree(topic->problem);
-		topic->problem = MemoryContextStrdup(topic->context, problem);
+		gc_watch_problem(topic, problem);
 		return;
 	}
 	npartitions = gc_answer_partitions(answer, &lows, &highs);
