@@ -56,7 +56,7 @@ is($node->safe_psql('target', q{SELECT entity, key, reason FROM guest_context.pu
 # Who is no superuser needs pg_read_all_data, and nothing of ours.
 $node->safe_psql('postgres', 'CREATE ROLE dumper LOGIN IN ROLE pg_read_all_data');
 $node->command_fails_like([ 'pg_dump', '-d', $node->connstr('source'), '-U', 'shop_owner' ],
-	qr/permission denied for (?:table|sequence) _/, 'the owner of all entities cannot dump the catalogue, which may have those of others');
+	qr/(?:permission denied for (?:table|sequence) _|failed to get data for sequence "_)/, 'the owner of all entities cannot dump the catalogue, which may have those of others');
 is(dump_of('source', '-U', 'dumper'), dump_of('source'), 'a member of pg_read_all_data dumps what a superuser does');
 
 for my $entity (qw(shop.guests shop.orders))
