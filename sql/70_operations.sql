@@ -100,9 +100,13 @@ CREATE FUNCTION guest_context._ingest_missing(server text, owner oid, note text)
 COMMENT ON FUNCTION guest_context._ingest_missing(text, oid, text)
 	IS 'why no worker reads from a server for an owner, and what to run; note: what maintenance has noted about it';
 
--- Worst first, and within 120 columns: what to run is on lines of its own, to be copied. A changelog that is to be read and whose worker is not there waits, whatever
--- was noted: a worker holds a lock on its server and owner as long as it lives. While nobody looks at the topic it is not known
--- that there is nothing more.
+CREATE FUNCTION guest_context._ingest_heard(pid integer) RETURNS timestamptz
+	LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'gc_ingest_heard';
+COMMENT ON FUNCTION guest_context._ingest_heard(integer) IS 'when the ingest worker of this process has last given a sign of life';
+
+-- Worst first, and within 120 columns: what to run is on lines of its own, to be copied. A changelog that is to be read and whose
+-- worker is not there waits, whatever was noted: a worker holds a lock on its server and owner as long as it lives. So does one
+-- whose worker has been at the same thing for long. While nobody looks at the topic it is not known that there is nothing more.
 CREATE VIEW guest_context.status AS
 SELECT t.changelog, t.state,
        CASE WHEN t.looked OR t.lag OPERATOR(pg_catalog.>) 0 THEN t.lag END AS lag,
@@ -111,18 +115,22 @@ SELECT t.changelog, t.state,
             WHEN t.state OPERATOR(pg_catalog.=) 'paused' THEN t.reason
             WHEN t.state OPERATOR(pg_catalog.<>) 'halted' AND NOT t.worker THEN
                  guest_context._ingest_missing(t.server, t.owner, t.note)
+            WHEN t.state OPERATOR(pg_catalog.<>) 'halted' AND t.stuck THEN
+                 pg_catalog.format(E'no sign of life from its worker since %s\nSELECT * FROM pg_stat_activity WHERE pid = %s;',
+                                   pg_catalog.date_trunc('second', t.heard), t.pid)
             WHEN t.reason IS NOT NULL THEN pg_catalog.concat_ws(E'\n', pg_catalog.concat_ws(' ', t.reason, t.place), t.hint)
             WHEN t.state OPERATOR(pg_catalog.=) 'waiting' THEN 'has not been read yet'
             WHEN t.deletes_unproven_since IS NOT NULL
             THEN pg_catalog.format('deletes unproven since %s: load a new dataset', pg_catalog.date_trunc('second', t.deletes_unproven_since))
        END AS message
 FROM (SELECT c.name AS changelog, c.server, k.relowner AS owner, h.here, w.workers OPERATOR(pg_catalog.>=) n.workers AS worker,
+             w.heard, w.pid, i.stuck,
              CASE WHEN NOT h.here OR s.paused THEN 'paused'
                   WHEN s.halted THEN 'halted'
-                  WHEN w.workers OPERATOR(pg_catalog.<) n.workers OR s.waiting OR p.partitions IS NULL THEN 'waiting'
+                  WHEN w.workers OPERATOR(pg_catalog.<) n.workers OR i.stuck OR s.waiting OR p.partitions IS NULL THEN 'waiting'
                   WHEN p.lag OPERATOR(pg_catalog.>) 1000 THEN 'catching_up'
                   ELSE 'running' END AS state,
-             h.here AND NOT s.paused AND NOT s.halted AND NOT s.waiting AND w.workers OPERATOR(pg_catalog.>=) n.workers AS looked,
+             h.here AND NOT s.paused AND NOT s.halted AND NOT s.waiting AND w.workers OPERATOR(pg_catalog.>=) n.workers AND NOT i.stuck AS looked,
              p.lag, p.behind, r.per_second AS "rows/s", dl.dead, s.reason, s.hint, s.deletes_unproven_since,
              CASE WHEN s.record_offset IS NOT NULL THEN pg_catalog.format('(partition %s offset %s)', s.partition, s.record_offset) END AS place,
              (SELECT m.message FROM guest_context._maintenance m
@@ -138,12 +146,16 @@ FROM (SELECT c.name AS changelog, c.server, k.relowner AS owner, h.here, w.worke
       CROSS JOIN LATERAL (SELECT coalesce(s.database OPERATOR(pg_catalog.=) d.oid, false) AS here) h
       LEFT JOIN pg_catalog.pg_foreign_server f ON f.srvname OPERATOR(pg_catalog.=) c.server
       CROSS JOIN (SELECT coalesce(pg_catalog.current_setting('guest_context.workers', true)::pg_catalog.int4, 1) AS workers) n
-      LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS workers FROM pg_catalog.pg_locks l
+      LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS workers, pg_catalog.min(a.heard) AS heard,
+                                (pg_catalog.array_agg(l.pid ORDER BY a.heard))[1] AS pid
+                 FROM pg_catalog.pg_locks l CROSS JOIN LATERAL (SELECT guest_context._ingest_heard(l.pid) AS heard) a
                  WHERE l.locktype OPERATOR(pg_catalog.=) 'object' AND l.objsubid OPERATOR(pg_catalog.>=) 7
                    AND l.objsubid OPERATOR(pg_catalog.<) (n.workers OPERATOR(pg_catalog.+) 7)
                    AND l.mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND l.granted
                    AND l.database OPERATOR(pg_catalog.=) d.oid AND l.classid OPERATOR(pg_catalog.=) f.oid
                    AND l.objid OPERATOR(pg_catalog.=) k.relowner) w ON true
+      CROSS JOIN LATERAL (SELECT coalesce(w.heard OPERATOR(pg_catalog.<)
+                                 (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '30 s'::pg_catalog.interval), false) AS stuck) i
       LEFT JOIN LATERAL (SELECT pg_catalog.count(*) AS partitions,
                                 least(pg_catalog.sum(greatest(l.high OPERATOR(pg_catalog.-) l.to_offset, 0)), 9223372036854775807)::pg_catalog.int8 AS lag,
                                 CASE WHEN pg_catalog.bool_or(l.high OPERATOR(pg_catalog.>) l.to_offset)

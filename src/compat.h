@@ -107,6 +107,13 @@
 	ExecInsertIndexTuples(target, slot, estate, false, false, NULL, NIL)
 #endif
 
+/* What a backend shows of itself, by its number in the list, from 1 on; utils/backend_status.h. */
+#if PG_VERSION_NUM >= 160000
+#define gc_local_beentry(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define gc_local_beentry(i) pgstat_fetch_stat_local_beentry(i)
+#endif
+
 /* Is this process a background worker? miscadmin.h. */
 #if PG_VERSION_NUM >= 170000
 #define gc_is_background_worker() AmBackgroundWorkerProcess()

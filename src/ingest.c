@@ -208,9 +208,18 @@ pin_settings(void)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/* The view of states tells by it whether a worker goes on. */
+void
+gc_ingest_alive(bool busy)
+{
+	if (gc_is_background_worker())
+		pgstat_report_activity(busy ? STATE_RUNNING : STATE_IDLE, NULL);
+}
+
 void
 gc_ingest_begin(void)
 {
+	gc_ingest_alive(true);
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -221,6 +230,7 @@ gc_ingest_commit(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	gc_ingest_alive(false);
 	MemoryContextSwitchTo(gc_work.turn_context);
 }
 
@@ -571,6 +581,7 @@ keep_memory(void)
 static void
 read_on(void)
 {
+	gc_ingest_alive(true);
 	gc_reader_pump(gc_work.reader);
 }
 

@@ -176,6 +176,7 @@ extern int	gc_ingest_write(GcIngest *ingest, int nitems, int *rows, const char *
 extern void gc_ingest_forget(GcIngest *ingest, int nitems);
 
 /* A transaction of the worker's, with a snapshot; the turn's memory context behind its end. */
+extern void gc_ingest_alive(bool busy);
 extern void gc_ingest_begin(void);
 extern void gc_ingest_commit(void);
 

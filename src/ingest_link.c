@@ -34,6 +34,7 @@ gc_ingest_wait(long milliseconds)
 
 	if (gc_work.reader->out.len > 0)
 		events |= WL_SOCKET_WRITEABLE;
+	gc_ingest_alive(false);
 	(void) WaitLatchOrSocket(MyLatch, events, gc_work.reader->socket, milliseconds, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();

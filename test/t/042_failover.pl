@@ -1,5 +1,5 @@
-# F2, F3, F4: a standby that is promoted with less than the primary had, the primary that lives on beside it, and a
-# backup that is older than what Kafka keeps: offsets are where the rows end, so Kafka refills what is missing, or
+# F2, F3, F4: a standby that is promoted with less than the primary had, the primary that lives on beside it, one that is
+# missing, and a backup that is older than what Kafka keeps: offsets are where the rows end, so Kafka refills what is missing, or
 # the changelog halts and names what it cannot.
 use strict;
 use warnings;
@@ -102,5 +102,17 @@ app(qq{SELECT guest_context.activate_dataset($dataset, force => true)});
 is(sql(q{SELECT count(*) FROM shop.items}), $produced, 'with a new dataset all is there again');
 becomes(status('log'), 'running', 'restored: running');
 lap('restored');
+
+# --- a commit that waits for a standby which is not there
+
+sql(q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
+$restored->reload;
+more(3);
+happens(status('log'), qr/^waiting no sign of life from its worker since /, 'a synchronous standby is missing: waiting', 60);
+sql(q{ALTER SYSTEM RESET synchronous_standby_names});
+$restored->reload;
+shows("r$produced", $produced, 'without it the commit comes to its end');
+becomes(status('log'), 'running', 'and it runs');
+lap('synchronous');
 $_->stop for $restored, $standby;
 done_testing();

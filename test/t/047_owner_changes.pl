@@ -80,6 +80,22 @@ append('c', second => 2);
 becomes(q{SELECT concat_ws(' ', extra, twice) FROM shop.c_versions WHERE ref = 'second'}, '7 4', 'E3: a column that was added gets its default, and what is generated');
 is(sql(q{SELECT count(*) FROM guest_context.dead_letter WHERE changelog = 'c'}), '0', 'E3: no record is a dead letter because of that');
 
+# --- a trigger that does not come to an end
+
+append('d', first => 1);
+entity('d');
+becomes(status('d'), 'running', 'a changelog runs');
+app(q{CREATE FUNCTION shop.hang() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM pg_catalog.pg_sleep(1000); RETURN NULL; END$$;
+	CREATE TRIGGER hang AFTER INSERT ON shop.d_versions FOR EACH ROW EXECUTE FUNCTION shop.hang()});
+append('d', second => 2);
+happens(status('d'), qr/^waiting no sign of life from its worker since [^\n]+\nSELECT \* FROM pg_stat_activity WHERE pid = \d+;\z/, 'a trigger hangs: waiting, and where to look', 60);
+like(app(status('c')), qr/^waiting no sign of life from its worker/, 'so do the others that this worker reads, whoever asks');
+app(q{CREATE OR REPLACE FUNCTION shop.hang() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$});
+sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'guest_context ingest'});
+becomes(q{SELECT string_agg(n::text, '' ORDER BY n) FROM shop.d}, '12', 'with another trigger it goes on');
+becomes(status('d'), 'running', 'and runs');
+app(q{SELECT guest_context.drop_changelog('d')});
+
 # --- columns that are not there any more, or cannot be written
 
 my @changes = (
