@@ -873,9 +873,11 @@ gc_ingest_apply(GcIngest *ingest)
 		{
 			GcItem	   *item = &ingest->items[batch.nitems];
 			const char *name = quote_literal_cstr(ingest->changelog->name);
+			int32		partition = ingest->topic->partitions[item->partition].partition;
 
-			gc_ingest_halt(ingest, GC_HALT_RECORD, ingest->topic->partitions[item->partition].partition, item->offset, batch.halt,
-						   !batch.no_room ? NULL :
+			gc_ingest_halt(ingest, GC_HALT_RECORD, partition, item->offset, batch.halt, !batch.no_room ?
+						   psprintf("%s%s%s", item->error ? item->error->hint : "", item->error && *item->error->hint ? "\n" : "",
+									gc_ingest_skip_hint(ingest, partition, item->offset, item->offset)) :
 						   psprintf("SELECT * FROM guest_context.dead_letter WHERE changelog = %s; requeue or discard them, then SELECT guest_context.resume(%s);",
 									name, name));
 			return GC_HALTED;

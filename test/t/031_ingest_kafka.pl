@@ -101,6 +101,12 @@ $kafka->produce('dbz', [ change('r', 1, 'one', 1700000000000), change('c', 2, 't
 	change('d', 2, undef, 1700000002000), [ '{"id":2}', undef ] ]);
 becomes(q{SELECT string_agg(id || name, ',') FROM shop.rows}, '1uno', 'read, create, update and delete of Debezium');
 is(sql(q{SELECT count(*) FROM guest_context.dead_letter}), '0', 'its tombstone after a delete means nothing');
+$kafka->produce('dbz', [ [ undef, '{"op":"t","before":null,"after":null,"source":{"ts_ms":1700000003000}}' ], change('c', 3, 'three', 1700000004000) ]);
+happens(q{SELECT concat_ws(' ', state, message) FROM guest_context.status WHERE changelog = 'shop.rows/dbz'},
+	qr/^halted source table was truncated \(partition 0 offset 5\)\nLoad a dataset [^\n]+, then skip this record\.\nSELECT guest_context\.skip\('shop\.rows\/dbz', 0, 5, 'reason'\);\nor mend it/,
+	'a TRUNCATE halts, and says what comes before its skip');
+app(q{SELECT guest_context.skip('shop.rows/dbz', 0, 5, 'a dataset was loaded')});
+becomes(q{SELECT string_agg(id || name, ',' ORDER BY id) FROM shop.rows}, '1uno,3three', 'behind it it goes on');
 
 # --- transactions
 
