@@ -587,16 +587,22 @@ static void
 look_for_wrapper(GcMapping *map, GcDocument *document)
 {
 	GcPath	   *root = document->root;
-	GcPath	   *schema;
+	bool		has_schema = false;
+	bool		has_payload = false;
 
 	document->schema_slot = document->payload_slot = -1;
 	for (int i = 0; i < root->nchildren; i++)
-		if (root->child[i]->name && (strcmp(root->child[i]->name, "schema") == 0 ||
-									 strcmp(root->child[i]->name, "payload") == 0))
-			return;
-	schema = gc_path_member(&map->own, root, "schema", 6);
-	gc_path_repeats(&map->own, schema);
-	document->schema_slot = slot_of(schema, document);
+	{
+		const char *name = root->child[i]->name;
+
+		has_schema |= name && strcmp(name, "schema") == 0;
+		has_payload |= name && strcmp(name, "payload") == 0;
+	}
+	if (!has_schema)
+		gc_path_repeats(&map->own, gc_path_member(&map->own, root, "schema", 6));
+	if (has_schema || has_payload)
+		return;
+	document->schema_slot = slot_of(gc_path_member(&map->own, root, "schema", 6), document);
 	document->payload_slot = slot_of(gc_path_member(&map->own, root, "payload", 7), document);
 }
 
