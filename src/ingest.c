@@ -71,7 +71,7 @@
 #include "tree.h"
 
 #define GATHER_MS			50 /* for which a batch waits to become large, when there is much to come: */
-#define LARGE_PART			8	/* an eighth of guest_context.batch_rows */
+#define LARGE_PART			3	/* a third of guest_context.batch_rows */
 #define LOOK_MS				500		/* how often the catalogue and the database are looked at */
 #define RESTART_SECONDS		5
 #define LONGEST_PAUSE_MS	10000

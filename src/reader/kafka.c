@@ -478,6 +478,13 @@ kafka_stop(void)
 	}
 }
 
+/* It could not be told how long before fetch.queue.backoff.ms came. */
+static bool
+kafka_rests(void)
+{
+	return rd_kafka_version() < 0x020200ff;
+}
+
 const GcSource gc_kafka_source = {
 	.kind = "kafka",
 	.start = kafka_start,
@@ -489,6 +496,7 @@ const GcSource gc_kafka_source = {
 	.take = kafka_take,
 	.fill = kafka_fill,
 	.release = kafka_release,
+	.rests = kafka_rests,
 	.end = kafka_end,
 	.transactions = true,
 	.commit = kafka_commit,

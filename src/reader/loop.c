@@ -394,6 +394,9 @@ collect_results(void)
 			case GC_JOB_CHECK:
 				gc_part_checked(job);
 				break;
+			case GC_JOB_NUDGE:
+				gc_part_nudged();
+				break;
 		}
 		gc_job_free(job);
 	}
@@ -438,6 +441,7 @@ gc_loop_run(void)
 	{
 		struct pollfd fds[3] = {{STDIN_FILENO, POLLIN, 0}, {-1, POLLIN, 0}, {-1, POLLIN, 0}};
 		int			wait = 1000;
+		bool		was_full = false;
 
 		if (source != NULL)
 		{
@@ -449,8 +453,11 @@ gc_loop_run(void)
 			if (more)
 				wait = 0;
 			fds[1].fd = gc_probe_fd();
+			was_full = gc_out_full();
 		}
 		write_out();
+		if (was_full && !gc_out_full())
+			wait = 0;			/* for that it has waited, and nobody will say so */
 		if (gc_out.len > 0)
 			fds[0].events |= POLLOUT;
 		if (poll(fds, 3, wait) < 0 && errno != EINTR)

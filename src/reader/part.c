@@ -19,6 +19,9 @@
 #define CHECK_TIMEOUT_MS	2000
 #define DOUBT_MS			3000	/* of silence */
 #define DOUBT_AGAIN_MS		1000
+#define NUDGE_MS			15	/* of silence */
+#define NUDGE_TIMEOUT_MS	200
+#define RESTS_MS			1000	/* then it has looked by itself */
 #define RETRIES				3
 #define DOUBTS				3
 #define COMMIT_MS			500
@@ -32,6 +35,7 @@ static const GcSource *source;
 static bool commit_due;
 static int64 commit_at;
 static int	nchecks;			/* on their way */
+static bool nudging;			/* one is on its way */
 
 static void begin_reading(GcPart *part);
 
@@ -511,7 +515,7 @@ gc_parts_assign(uint32 id, int32 partition, uint32 epoch, int64 offset)
 	part->active = true;
 	part->taken = part->position = part->told = offset;
 	part->told_at = part->heard_at = gc_now();
-	part->end_at = -1;
+	part->end_at = part->nudged = -1;
 	part->commit = -1;
 	part->held_tail = &part->held;
 	part->next = parts;
@@ -573,6 +577,32 @@ gc_part_commit(GcPart *part, int64 offset)
 	commit_due = true;
 }
 
+/*
+ * A library that has fetched as much as it may rests for a second before it looks again, and what it had may be gone
+ * in half of that. So when nothing comes of a partition that has more, its broker is asked something: the answer makes it look.
+ * One at a time; returns ms until there may be something to do.
+ */
+static int
+nudge(GcPart *part, int64 now)
+{
+	int64		silent = now - part->heard_at;
+
+	if (nudging || part->nudged == part->taken || silent >= RESTS_MS || !is_waiting(part) || gc_out_full() || !gc_loop_is_up())
+		return RESTS_MS;
+	if (silent < NUDGE_MS)
+		return (int) (NUDGE_MS - silent);
+	part->nudged = part->taken;
+	nudging = true;
+	gc_probe_ask(job_about(part, GC_JOB_NUDGE, NUDGE_TIMEOUT_MS));
+	return RESTS_MS;
+}
+
+void
+gc_part_nudged(void)
+{
+	nudging = false;
+}
+
 /* What has its time; returns ms until the next. */
 int
 gc_parts_tick(void)
@@ -585,6 +615,8 @@ gc_parts_tick(void)
 		if (part->held_full_at != 0 && !part->paused && part->assigned)
 			wait = Min(wait, 50);
 
+		if (source->rests && source->rests())
+			wait = Min(wait, nudge(part, now));
 		/* one at a time, and not when it is the server that is silent: the probe has other things to do */
 		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && nchecks == 0 &&
 			gc_loop_is_up() && !gc_out_full() && is_waiting(part))

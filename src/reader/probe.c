@@ -61,6 +61,7 @@ carry_out(GcJob *job)
 			source->ping(job);
 			break;
 		case GC_JOB_RANGE:
+		case GC_JOB_NUDGE:
 			source->range(job);
 			break;
 		case GC_JOB_CHECK:

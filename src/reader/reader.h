@@ -69,6 +69,7 @@ typedef struct GcPart
 	bool		checking;		/* the probe looks whether it can be read */
 	int64		heard_at;		/* ms: when the source last said something of it */
 	int			doubts;			/* checks in a row that got no record, though there is one */
+	int64		nudged;			/* the offset at which the source has been nudged, -1 = none yet */
 	bool		assigned;		/* the source reads it: not while another subscription has it */
 	bool		paused;
 	int64		credit;			/* bytes of frames; what is above zero may be spent, the last frame may overdraw */
@@ -121,7 +122,8 @@ typedef enum GcJobKind
 	GC_JOB_QUERY,
 	GC_JOB_PING,				/* does the server answer? */
 	GC_JOB_RANGE,				/* low and high of a partition in trouble */
-	GC_JOB_CHECK				/* can a partition be read at this offset? */
+	GC_JOB_CHECK,				/* can a partition be read at this offset? */
+	GC_JOB_NUDGE				/* any answer will do, from where the partition is */
 } GcJobKind;
 
 typedef struct GcJob
@@ -177,6 +179,9 @@ typedef struct GcSource
 	void		(*fill) (GcTaken *taken, GcMessage *message);
 	void		(*release) (GcTaken *taken);
 
+	/* Does it rest after it has had no room, up to a second or until the server answers something? NULL = never. */
+	bool		(*rests) (void);
+
 	/* The end as it was last heard of, or -1. */
 	int64		(*end) (GcPart *part);
 	bool		transactions;	/* end may lie behind what can be read */
@@ -227,6 +232,7 @@ extern void gc_part_forget(GcPart *part);
 extern void gc_part_commit(GcPart *part, int64 offset);
 extern void gc_part_checked(GcJob *job);
 extern void gc_part_ranged(GcJob *job);
+extern void gc_part_nudged(void);
 
 /* part.c, for the sources */
 extern void gc_part_end(GcPart *part, int64 offset);

@@ -36,6 +36,7 @@ static const struct
 	{"process_fuzz", test_process_fuzz},
 	{"kafka_records", test_kafka_records},
 	{"kafka_credit", test_kafka_credit},
+	{"kafka_rests", test_kafka_rests},
 	{"kafka_neighbours", test_kafka_neighbours},
 	{"kafka_epochs", test_kafka_epochs},
 	{"kafka_fan_out", test_kafka_fan_out},

@@ -198,6 +198,51 @@ test_kafka_credit(void)
 	reader_close(reader);
 }
 
+/* Reads a topic whose records are more than its queue holds, which it has filled before; returns the longest silence. */
+static int64
+silence(void)
+{
+	Reader	   *reader = open_kafka(8 * MB);
+	int64		longest = 0;
+	int64		heard;
+	int			count = 0;
+
+	say_subscribe(reader, 1, "rests", 1, NULL, GC_ENVELOPE_PLAIN);
+	say_assign(reader, 1, 0, 1, 0);
+	CHECK(reader_wait(reader, GC_FRAME_RECORD, 150) == NULL);
+	say_credit(reader, 1, 0, 1, 100 * MB);
+	heard = now_ms();
+	while (count < 4000 && reader_wait(reader, GC_FRAME_RECORD, 5000) != NULL)
+	{
+		longest = Max(longest, now_ms() - heard);
+		heard = now_ms();
+		count++;
+	}
+	CHECK(count == 4000);
+	reader_close(reader);
+	return longest;
+}
+
+/*
+ * Where there is more nothing rests: not the loop, when its out buffer was full, and not the library, which does so for a
+ * second when it was. On a busy machine something else may.
+ */
+void
+test_kafka_rests(void)
+{
+	int64		shortest = PG_INT64_MAX;
+	char		text[1200];
+
+	new_topic("rests", 1);
+	snprintf(text, sizeof(text), "{\"ref\":\"a\",\"name\":\"%01000d\",\"modified_at\":\"2026-01-01T00:00:00Z\"}", 7);
+	for (int i = 0; i < 4000; i++)
+		produce("rests", 0, "a", text);
+	produced();
+	for (int i = 0; i < 3 && shortest >= 200; i++)
+		shortest = Min(shortest, silence());
+	CHECK(shortest < 200);
+}
+
 /* One partition without credit does not stop the other, though it is paused in the end. */
 void
 test_kafka_neighbours(void)

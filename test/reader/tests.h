@@ -54,6 +54,7 @@ extern void test_process_fuzz(void);
 
 extern void test_kafka_records(void);
 extern void test_kafka_credit(void);
+extern void test_kafka_rests(void);
 extern void test_kafka_neighbours(void);
 extern void test_kafka_epochs(void);
 extern void test_kafka_fan_out(void);
