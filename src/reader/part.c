@@ -5,7 +5,7 @@
  *
  * Credit. A partition without any keeps what was taken for it (held). When that becomes too much, the loop
  * first stops taking at all for a moment: mostly the server is about to commit, and pausing makes the
- * library throw away what it has fetched. Only then the partition is paused, and its neighbours go on.
+ * library throw away what it has fetched. Only then, and if there is a neighbour that may go on, the partition is paused.
  *
  * Order. What is told of a partition, its end and its trouble, waits until all records before it have been
  * sent, so that the server has everything that could be read.
@@ -411,7 +411,17 @@ deliver_held(GcPart *part)
 	}
 }
 
-/* True while a partition is full and its neighbours have to wait for it. */
+/* May anything be sent of any partition, if it came? */
+static bool
+any_credit(void)
+{
+	for (GcPart *part = parts; part; part = part->next)
+		if (part->assigned && part->credit > 0)
+			return true;
+	return false;
+}
+
+/* True while a partition is full and its neighbours have to wait for it, or could not be sent anything either. */
 static bool
 blocked(void)
 {
@@ -421,7 +431,7 @@ blocked(void)
 	{
 		if (part->held_full_at == 0 || part->paused || !part->assigned)
 			continue;
-		if (gc_now() - part->held_full_at < HOLD_MS)
+		if (gc_now() - part->held_full_at < HOLD_MS || !any_credit())
 			wait = true;
 		else
 		{
