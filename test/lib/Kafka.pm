@@ -222,7 +222,7 @@ sub _ask_leader
 		my $leader = $metadata->{topics}{$topic}{$partition} // croak "no partition $partition of topic $topic";
 		my $address = $metadata->{brokers}{$leader} or return 0;
 		return 1 if eval { $answer = $request->($address); 1 };
-		croak $@ unless $@ =~ /error [56] /;
+		die $@ unless $@ =~ /error [56] /;	# as it is
 		return 0;
 	}, "$topic [$partition] has a leader");
 	return $answer;

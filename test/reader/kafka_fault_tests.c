@@ -103,6 +103,7 @@ test_fault_broker_down(void)
 {
 	Reader	   *reader;
 	Event	   *event;
+	int64		begun;
 	bool		up = false;
 	bool		read = false;
 
@@ -120,14 +121,16 @@ test_fault_broker_down(void)
 	CHECK(reader_wait(reader, GC_FRAME_SERVER, 1500) == NULL);
 	for (int i = 1; i <= BROKERS; i++)
 		rd_kafka_mock_broker_set_up(cluster(), i);
+	begun = now_ms();
 	produce("down", 0, "b", GUEST("b", "Bob"));
 	produced();
-	while (!(up && read) && (event = reader_next(reader, 10000)) != NULL)
+	while (!(up && read) && (event = reader_next(reader, 5000)) != NULL)
 	{
 		up |= event->type == GC_FRAME_SERVER && event->state == GC_SERVER_UP;
 		read |= event->type == GC_FRAME_RECORD && event->offset == 1;
 	}
 	CHECK(up && read);
+	CHECK(now_ms() - begun < 5000);
 	reader_close(reader);
 }
 

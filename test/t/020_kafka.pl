@@ -120,7 +120,7 @@ lap('a cluster');
 my $address = $kafka->bootstrap;
 my $end = $kafka->high_watermark('orders', 0);
 $kafka->freeze;
-like(eval { local $SIG{ALRM} = sub { die "no answer\n" }; alarm 1; $kafka->high_watermark('orders', 0) } // $@, qr/^no answer$/m, 'a frozen broker does not answer');
+is(eval { local $SIG{ALRM} = sub { die "no answer\n" }; alarm 1; $kafka->high_watermark('orders', 0) } // $@, "no answer\n", 'a frozen broker does not answer');
 alarm 0;
 $kafka->thaw;
 is($kafka->high_watermark('orders', 0), $end, 'until it thaws');
