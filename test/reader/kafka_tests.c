@@ -79,6 +79,19 @@ produced(void)
 	rd_kafka_flush(producer, 10000);
 }
 
+/* A topic of records of a kilobyte each, one partition after the other. */
+static void
+new_topic_of(const char *topic, int partitions, int records)
+{
+	char		text[1200];
+
+	new_topic(topic, partitions);
+	snprintf(text, sizeof(text), "{\"ref\":\"a\",\"name\":\"%01000d\",\"modified_at\":\"2026-01-01T00:00:00Z\"}", 7);
+	for (int i = 0; i < records; i++)
+		produce(topic, i % partitions, "a", text);
+	produced();
+}
+
 /* What a group has committed. */
 int64
 committed(const char *group, const char *topic, int32 partition)
@@ -171,13 +184,8 @@ test_kafka_credit(void)
 	int64		next = 0;
 	size_t		bytes = 0;
 	int			count;
-	char		text[1200];
 
-	new_topic("credit", 1);
-	snprintf(text, sizeof(text), "{\"ref\":\"a\",\"name\":\"%01000d\",\"modified_at\":\"2026-01-01T00:00:00Z\"}", 7);
-	for (int i = 0; i < 3000; i++)
-		produce("credit", 0, "a", text);
-	produced();
+	new_topic_of("credit", 1, 3000);
 	reader = open_kafka(64 * MB);
 	say_subscribe(reader, 1, "credit", 1, NULL, GC_ENVELOPE_PLAIN);
 	say_assign(reader, 1, 0, 1, 0);
@@ -231,13 +239,8 @@ void
 test_kafka_rests(void)
 {
 	int64		shortest = PG_INT64_MAX;
-	char		text[1200];
 
-	new_topic("rests", 1);
-	snprintf(text, sizeof(text), "{\"ref\":\"a\",\"name\":\"%01000d\",\"modified_at\":\"2026-01-01T00:00:00Z\"}", 7);
-	for (int i = 0; i < 4000; i++)
-		produce("rests", 0, "a", text);
-	produced();
+	new_topic_of("rests", 1, 4000);
 	for (int i = 0; i < 3 && shortest >= 200; i++)
 		shortest = Min(shortest, silence());
 	CHECK(shortest < 200);
@@ -251,13 +254,8 @@ test_kafka_neighbours(void)
 	Event	   *event;
 	int64		next[2] = {0, 0};
 	int64		until;
-	char		text[1200];
 
-	new_topic("neighbours", 2);
-	snprintf(text, sizeof(text), "{\"ref\":\"a\",\"name\":\"%01000d\",\"modified_at\":\"2026-01-01T00:00:00Z\"}", 7);
-	for (int i = 0; i < 4000; i++)
-		produce("neighbours", i % 2, "a", text);
-	produced();
+	new_topic_of("neighbours", 2, 4000);
 	reader = open_kafka(8 * MB);
 	say_subscribe(reader, 1, "neighbours", 1, NULL, GC_ENVELOPE_PLAIN);
 	say_assign(reader, 1, 0, 1, 0);
