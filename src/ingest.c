@@ -70,8 +70,8 @@
 #include "reader_process.h"
 #include "tree.h"
 
-#define GATHER_MS			50 /* for which a batch waits to become large, when there is much to come: */
-#define LARGE_PART			3	/* a third of guest_context.batch_rows */
+#define GATHER_MS			50 /* for which a batch waits to become large, when there is much to come */
+#define LARGE_PART			3	/* of guest_context.batch_rows: a batch of a third of them is large */
 #define LOOK_MS				500		/* how often the catalogue and the database are looked at */
 #define RESTART_SECONDS		5
 #define LONGEST_PAUSE_MS	10000
@@ -357,7 +357,7 @@ apply_all(long until)
 		for (int i = 0; i < topic->npartitions; i++)
 			if (topic->partitions[i].owed > 0)
 			{
-				gc_give_credit(&topic->partitions[i], topic->partitions[i].owed);
+				gc_partition_say(&topic->partitions[i], GC_FRAME_CREDIT, topic->partitions[i].owed);
 				topic->partitions[i].owed = 0;
 			}
 	}

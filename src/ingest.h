@@ -175,8 +175,10 @@ extern int	gc_ingest_write(GcIngest *ingest, int nitems, int *rows, const char *
 /* Takes the first nitems off what is pending; their bytes are owed to their partitions. */
 extern void gc_ingest_forget(GcIngest *ingest, int nitems);
 
-/* A transaction of the worker's, with a snapshot; the turn's memory context behind its end. */
+/* A sign of life of a worker, which begins something or is about to wait; nothing in another session. */
 extern void gc_ingest_alive(bool busy);
+
+/* A transaction of the worker's, with a snapshot; the turn's memory context behind its end. */
 extern void gc_ingest_begin(void);
 extern void gc_ingest_commit(void);
 
@@ -215,8 +217,8 @@ extern void gc_credit_share(int npartitions);
 /* From where the reader must read a partition: the least that one of the changelogs needs; -1 = none does. */
 extern int64 gc_ingest_needed(GcTopic *topic, int partition);
 
-/* So many bytes more may be on the way. */
-extern void gc_give_credit(GcPartition *partition, uint64 bytes);
+/* ASSIGN: a partition is read from this offset on. CREDIT: so many bytes more of it may be on the way. */
+extern void gc_partition_say(const GcPartition *partition, GcFrameType type, uint64 number);
 
 /* Is this record another one than the anchor? *proven: it is the same one. */
 extern bool gc_anchor_differs(const GcAnchor *anchor, GcFrame *answer, bool *proven);

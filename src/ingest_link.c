@@ -224,16 +224,17 @@ gc_answer_partitions(GcFrame *answer, int64 **lows, int64 **highs)
 	return npartitions;
 }
 
-/* A partition may send so many bytes more. */
 void
-gc_give_credit(GcPartition *partition, uint64 bytes)
+gc_partition_say(const GcPartition *partition, GcFrameType type, uint64 number)
 {
-	gc_frame_begin(&gc_work.reader->out, GC_FRAME_CREDIT);
-	gc_frame_put_u32(&gc_work.reader->out, partition->topic->subscription);
-	gc_frame_put_u32(&gc_work.reader->out, partition->partition);
-	gc_frame_put_u32(&gc_work.reader->out, partition->epoch);
-	gc_frame_put_u64(&gc_work.reader->out, bytes);
-	gc_frame_finish(&gc_work.reader->out);
+	GcFrameBuffer *out = &gc_work.reader->out;
+
+	gc_frame_begin(out, type);
+	gc_frame_put_u32(out, partition->topic->subscription);
+	gc_frame_put_u32(out, partition->partition);
+	gc_frame_put_u32(out, partition->epoch);
+	gc_frame_put_u64(out, number);
+	gc_frame_finish(out);
 }
 
 /*

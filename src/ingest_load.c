@@ -739,13 +739,8 @@ gc_partition_assign(GcPartition *partition, int64 offset)
 {
 	partition->epoch = ++epoch;
 	partition->reached = offset;
-	gc_frame_begin(&gc_work.reader->out, GC_FRAME_ASSIGN);
-	gc_frame_put_u32(&gc_work.reader->out, partition->topic->subscription);
-	gc_frame_put_u32(&gc_work.reader->out, partition->partition);
-	gc_frame_put_u32(&gc_work.reader->out, partition->epoch);
-	gc_frame_put_u64(&gc_work.reader->out, offset);
-	gc_frame_finish(&gc_work.reader->out);
-	gc_give_credit(partition, gc_work.credit);
+	gc_partition_say(partition, GC_FRAME_ASSIGN, offset);
+	gc_partition_say(partition, GC_FRAME_CREDIT, gc_work.credit);
 }
 
 /* Learns of a topic's partitions and where to go on; false and *problem when that cannot be now. */

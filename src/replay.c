@@ -409,7 +409,7 @@ write_pending(Replay *replay)
 		GcPartition *partition = &topic_of(replay)->partitions[i];
 
 		if (partition->epoch != 0 && partition->owed > 0)
-			gc_give_credit(partition, partition->owed);
+			gc_partition_say(partition, GC_FRAME_CREDIT, partition->owed);
 		partition->owed = 0;
 	}
 	gc_work.heard_at = GetCurrentTimestamp();	/* nobody listened while that was written */

@@ -43,10 +43,6 @@ typedef struct GcJsonValue
 	size_t		text_len;
 } GcJsonValue;
 
-/*
- * A wanted place in a document, and the wanted places below it.  Built with gc_path_add, then
- * gc_path_finish on the root.
- */
 /* A value as it was in the record before. */
 typedef struct GcRepeat
 {
@@ -57,6 +53,10 @@ typedef struct GcRepeat
 	GcArena    *arena;
 } GcRepeat;
 
+/*
+ * A wanted place in a document, and the wanted places below it.  Built with gc_path_member and gc_path_element, then
+ * gc_path_finish on the root.
+ */
 typedef struct GcPath
 {
 	const char *name;			/* of the member that leads here; NULL for an array element */

@@ -426,12 +426,13 @@ static bool
 blocked(void)
 {
 	bool		wait = false;
+	bool		neighbours = any_credit();
 
 	for (GcPart *part = parts; part; part = part->next)
 	{
 		if (part->held_full_at == 0 || part->paused || !part->assigned)
 			continue;
-		if (gc_now() - part->held_full_at < HOLD_MS || !any_credit())
+		if (gc_now() - part->held_full_at < HOLD_MS || !neighbours)
 			wait = true;
 		else
 		{
@@ -619,14 +620,16 @@ gc_parts_tick(void)
 {
 	int64		now = gc_now();
 	int			wait = 1000;
+	bool		rests = source->rests != NULL && source->rests();
 
 	for (GcPart *part = parts; part; part = part->next)
 	{
 		if (part->held_full_at != 0 && !part->paused && part->assigned)
 			wait = Min(wait, 50);
 
-		if (source->rests && source->rests())
+		if (rests)
 			wait = Min(wait, nudge(part, now));
+
 		/* one at a time, and not when it is the server that is silent: the probe has other things to do */
 		if (now - part->heard_at >= (part->doubts ? DOUBT_AGAIN_MS : DOUBT_MS) && nchecks == 0 &&
 			gc_loop_is_up() && !gc_out_full() && is_waiting(part))
