@@ -28,7 +28,7 @@ sub fault_points
 		my $text = slurp_file($file);
 		my ($from, $to) = $file =~ m{/reader/} ? ('reader', 'server') : ('server', 'reader');
 		$points{$_} = 1 for $text =~ /\bGC_FAULT(?:_HALF)?\("([^"]+)"/g;
-		for ($text =~ /gc_frame_begin\([^,]+, GC_FRAME_(\w+)\)/g)
+		for ($text =~ /\bgc_(?:frame_begin|partition_say)\([^,]+, GC_FRAME_(\w+)[,)]/g)
 		{
 			$points{"$from: frame $letter{$_} made"} = 1;
 			$points{"$to: frame $letter{$_} taken"} = 1;
